@@ -1,0 +1,230 @@
+"""Settings: one frozen dataclass a step; a field is a flag, and its note is the help text.
+
+A value comes from, in rising order: the default here, ``papertune.toml`` in the current folder (a table a step, keys as the flags),
+the environment (``PAPERTUNE_TRAIN_MAX_SEQ_LEN``), the command line. Steps take a finished config and read none of these themselves.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, ClassVar, Self, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from papertune.errors import BadValue, UnknownSetting
+
+PDF_ENGINES = ("auto", "fast", "docling", "pypdf", "pdfplumber")
+SEVEN_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def setting(
+    default: Any,
+    note: str,
+    *,
+    flag: str = "",
+    choices: tuple[str, ...] = (),
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+) -> Any:
+    """A field of a config. ``least`` and ``most`` are allowed values, ``above`` is the largest value not allowed.
+
+    ``flag`` is needed only where it is not the field's name with dashes, as for ``--no-resume``.
+    """
+    return field(default=default, metadata={"note": note, "flag": flag, "choices": choices, "least": least, "most": most, "above": above})
+
+
+def flag_of(spec: Field[Any]) -> str:
+    return str(spec.metadata["flag"]) or "--" + spec.name.replace("_", "-")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Base of the steps' settings: checks ranges and choices however a config was made. Raises BadValue."""
+
+    step: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        for spec in fields(self):
+            _check(getattr(self, spec.name), spec)
+
+    @classmethod
+    def resolve(cls, flags: Mapping[str, Any], *, environ: Mapping[str, str] = os.environ, toml: Path = Path("papertune.toml")) -> Self:
+        """The config for these flags (field name → value, only those that were typed). Raises BadValue or UnknownSetting."""
+        values = {**_from_toml(cls, toml), **_from_environment(cls, environ), **flags}
+        return cls(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractConfig(Config):
+    """Step 1: PDF and EPUB files to clean text."""
+
+    step: ClassVar[str] = "extract"
+
+    input_dir: tuple[Path, ...] = setting((Path("./pdfs"),), "One or more directories to scan (PDF + EPUB)")
+    output_dir: Path = setting(Path("./extracted_text"), "Where cleaned .txt files are written")
+    min_length: int = setting(200, "Files shorter than this (characters) are skipped", least=0)
+    device: str = setting("cuda", "Inference device for Docling layout models", choices=("cuda", "cpu", "auto"))
+    resume: bool = setting(True, "Ignore previous progress and start from scratch", flag="--no-resume")
+    engine: str = setting("auto", "How PDFs are read; auto picks the best that is installed", choices=PDF_ENGINES)
+    workers: int = setting(0, "Files read at the same time; 0: one a core", least=0)
+    timeout: float = setting(120.0, "Seconds a file may take before the next fallback is tried", above=0)
+    memory_limit: int = setting(2048, "MiB of memory a file may take before the next fallback is tried", least=256)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig(Config):
+    """Step 2: text files to training and validation examples."""
+
+    step: ClassVar[str] = "prepare"
+
+    input_dir: Path = setting(Path("./extracted_text"), "Text files produced by Step 1")
+    output_dir: Path = setting(Path("./dataset"), "Where train.jsonl / val.jsonl land")
+    chunk_size: int = setting(2000, "Characters per training chunk (≈ 512 tokens)", least=200)
+    overlap: int = setting(200, "Overlap between chunks in characters (keeps cross-paragraph context)", least=0)
+    val_ratio: float = setting(0.05, "Share of chunks that goes to validation, whole papers at a time", above=0, most=0.5)
+    max_samples: int | None = setting(None, "Cap the number of training samples", least=1)
+    seed: int = setting(0, "Seed of the split and of the order of the examples", least=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.overlap >= self.chunk_size:
+            what = f"--overlap {self.overlap} is not smaller than --chunk-size {self.chunk_size}."
+            raise BadValue(what, "Choose a smaller overlap, such as a tenth of the chunk.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(Config):
+    """Step 3: QLoRA fine-tuning."""
+
+    step: ClassVar[str] = "train"
+
+    model: str = setting("mistralai/Mistral-7B-v0.1", "Base model: a hub name (first run downloads ≈ 14 GB), a local folder, or tiny")
+    train_file: Path = setting(Path("./dataset/train.jsonl"), "Training data")
+    val_file: Path = setting(Path("./dataset/val.jsonl"), "Validation data")
+    output_dir: Path = setting(Path("./lora_output"), "Checkpoints + final LoRA weights")
+    epochs: int = setting(2, "Number of passes over the data", least=1)
+    lr: float = setting(2e-4, "Learning rate at its highest", above=0, most=1)
+    batch_size: int = setting(1, "Examples per GPU batch (keep at 1 for 8 GB)", least=1)
+    grad_accum: int = setting(4, "Effective batch = batch-size × this", least=1)
+    max_seq_len: int = setting(512, "Tokens per sequence (try 1024 if no OOM)", least=16)
+    lora_rank: int = setting(16, "LoRA rank: higher = more parameters, more memory", least=1, most=1024)
+    lora_alpha: float = setting(32.0, "LoRA scaling factor (usually 2 × rank)", above=0)
+    lora_dropout: float = setting(0.05, "Share of LoRA inputs dropped during training", least=0, most=0.9)
+    target_modules: tuple[str, ...] = setting(SEVEN_PROJECTIONS, "Projections that get LoRA weights")
+    resume: str | None = setting(None, "Checkpoint path to continue from, or auto for the newest whole one")
+    save_steps: int = setting(100, "Optimiser steps between checkpoints", least=1)
+    save_minutes: float = setting(10.0, "Minutes between checkpoints, whichever comes first", above=0)
+    eval_steps: int = setting(100, "Optimiser steps between validations", least=1)
+    max_steps: int | None = setting(None, "Stop after this many optimiser steps", least=1)
+    seed: int = setting(0, "Seed of the LoRA weights, the dropout and the data order", least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig(Config):
+    """Step 4: adapter to GGUF and Ollama Modelfile."""
+
+    step: ClassVar[str] = "export"
+
+    lora_path: Path = setting(Path("./lora_output/final"), "LoRA adapter weights")
+    merged_dir: Path = setting(Path("./merged_model"), "Intermediate merged model (safetensors)")
+    gguf_path: Path = setting(Path("./scientific-mistral.gguf"), "Final GGUF file")
+    quant: str = setting("Q4_K_M", "GGUF quantisation (~4.5 GB output)", choices=("Q4_K_M", "Q6_K", "Q8_0", "F16"))
+    ollama_name: str = setting("scientific-mistral", "Name used in Ollama")
+    skip_merge: bool = setting(False, "Skip merging (already done)")
+    skip_convert: bool = setting(False, "Skip GGUF conversion (already done)")
+
+
+CONFIGS: tuple[type[Config], ...] = (ExtractConfig, PrepareConfig, TrainConfig, ExportConfig)
+
+C = TypeVar("C", bound=Config)
+
+
+def convert(spec: Field[Any], hint: Any, text: Any, where: str) -> Any:
+    """``text`` (a string, or a value from TOML) as the field's type. ``where`` names its origin in the error. Raises BadValue."""
+    try:
+        return _convert(hint, text)
+    except (ValueError, TypeError) as error:
+        raise BadValue(f"{where}: {text!r} is not {_words(hint)}.", f"Give {flag_of(spec)} {_words(hint)}.") from error
+
+
+def hints_of(config: type[Config]) -> dict[str, Any]:
+    return {name: hint for name, hint in get_type_hints(config).items() if name != "step"}
+
+
+def _convert(hint: Any, value: Any) -> Any:
+    if get_origin(hint) in (UnionType, Union):
+        inner = [h for h in get_args(hint) if h is not NoneType]
+        return _convert(inner[0], value)
+    if get_origin(hint) is tuple:
+        item = get_args(hint)[0]
+        if isinstance(value, str):
+            value = [part.strip() for part in value.split(os.pathsep if item is Path else ",")]
+        return tuple(_convert(item, part) for part in value)
+    if hint is bool and isinstance(value, str) and value.lower() in _WORDS:
+        return _WORDS[value.lower()]
+    if isinstance(value, bool) != (hint is bool) or (hint is int and isinstance(value, float)):
+        raise TypeError(value)
+    return hint(value)
+
+
+_WORDS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+
+
+def _check(value: Any, spec: Field[Any]) -> None:
+    if value is None:
+        return
+    rule, flag = spec.metadata, flag_of(spec)
+    if rule["choices"] and value not in rule["choices"]:
+        raise BadValue(f"{flag}: {value!r} is not a known value.", f"Choose one of: {', '.join(rule['choices'])}.")
+    if rule["least"] is not None and not value >= rule["least"]:
+        raise BadValue(f"{flag} {value} is too small.", f"Choose {rule['least']:g} or more.")
+    if rule["above"] is not None and not value > rule["above"]:
+        raise BadValue(f"{flag} {value} is too small.", f"Choose more than {rule['above']:g}.")
+    if rule["most"] is not None and not value <= rule["most"]:
+        raise BadValue(f"{flag} {value} is too large.", f"Choose {rule['most']:g} or less.")
+    if isinstance(value, tuple) and not value:
+        raise BadValue(f"{flag} is empty.", "Name at least one.")
+
+
+def _from_toml(config: type[Config], path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            tables = tomllib.load(file)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise BadValue(f"{path} cannot be read: {error}.", "Mend the file or move it away.") from error
+    known = {c.step for c in CONFIGS}
+    for name in tables:
+        if name not in known:
+            raise UnknownSetting(f"{path}: there is no step [{name}].", f"The steps are: {', '.join(sorted(known))}.")
+    table, hints = tables.get(config.step, {}), hints_of(config)
+    specs = {spec.name: spec for spec in fields(config)}
+    values = {}
+    for key, value in table.items():
+        name = key.replace("-", "_")
+        if name not in specs:
+            raise UnknownSetting(f"{path}: [{config.step}] has no setting {key}.", f"See the flags of: papertune {config.step} --help.")
+        values[name] = convert(specs[name], hints[name], value, f"{path} [{config.step}] {key}")
+    return values
+
+
+def _from_environment(config: type[Config], environ: Mapping[str, str]) -> dict[str, Any]:
+    hints, values = hints_of(config), {}
+    for spec in fields(config):
+        variable = f"PAPERTUNE_{config.step}_{spec.name}".upper()
+        if variable in environ:
+            values[spec.name] = convert(spec, hints[spec.name], environ[variable], f"environment variable {variable}")
+    return values
+
+
+def _words(hint: Any) -> str:
+    if get_origin(hint) in (UnionType, Union):
+        return _words(next(h for h in get_args(hint) if h is not NoneType))
+    if get_origin(hint) is tuple:
+        return "a list"
+    return {int: "a whole number", float: "a number", bool: "true or false", Path: "a path"}.get(hint, "text")

@@ -1,0 +1,147 @@
+"""What is done, item by item, so that a step can go on where it was stopped.
+
+On disk a manifest is one JSON object with one line an item, and stays whole JSON after every append:
+
+    {"version": 1, "header": {…}, "items": [
+    {"key": "…", …},
+    {"key": "…", …}
+    ]}
+
+An append overwrites the closing line with the new item and a new closing line, so it costs the same however many items there are.
+A run that is killed in the middle of an append leaves a torn last line; reading drops it, and that item is done again. Items are written
+after the files they speak of are safely on disk (``files.writing``), so an item never promises a file that is not whole.
+
+An item's key says *what was done with what*: content hash, settings and code version (``key_of``). A changed setting is a new key, so the
+work is done again; unchanged work never is. Later items win over earlier ones with the same key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from papertune.errors import Busy, from_os_error
+
+VERSION = 1
+_CLOSE = b"\n]}\n"
+Item = dict[str, Any]
+
+
+def key_of(content: str, settings: Mapping[str, Any], code_version: int) -> str:
+    """A short key for this content (a hash) under these settings by this version of a step's code."""
+    text = json.dumps([content, settings, code_version], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def read_manifest(path: Path) -> tuple[dict[str, Any], dict[str, Item]]:
+    """Header and items by key, without locking. A missing, foreign or wholly torn file reads as empty."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return {}, {}
+    header = _parse(lines[0] + b"]}").get("header")
+    if not isinstance(header, dict):
+        return {}, {}
+    items = {}
+    for line in lines[1:]:
+        item = _parse(line.rstrip(b","))
+        if isinstance(item.get("key"), str):
+            items[item["key"]] = item
+    return header, items
+
+
+class Manifest:
+    """An open manifest; one process at a time. Use as a context manager.
+
+    ``header`` describes the run that writes now (for a chain of custody: what the previous step's header hashed to).
+    Raises Busy when another process has it open, DiskFull or CannotWrite when it cannot be written.
+    """
+
+    def __init__(self, path: Path, header: Mapping[str, Any], *, resume: bool = True) -> None:
+        self.path = path
+        self._lock = _Lock(path.with_name(path.name + ".lock"))
+        try:
+            self.items: dict[str, Item] = read_manifest(path)[1] if resume else {}
+            self._file = self._rewrite(header)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def record(self, key: str, **fields: Any) -> None:
+        """Appends an item; returns when the operating system has it, so that it survives this process being killed."""
+        item = {"key": key, **fields}
+        separator = b",\n" if self.items else b"\n"
+        line = separator + _dump(item) + _CLOSE
+        try:
+            os.pwrite(self._file.fileno(), line, self._end) if hasattr(os, "pwrite") else self._write_at(line)
+        except OSError as error:
+            raise from_os_error(error, self.path) from error
+        self.items[key] = item
+        self._end += len(line) - len(_CLOSE)
+
+    def close(self) -> None:
+        self._file.close()
+        self._lock.release()
+
+    def __enter__(self) -> Manifest:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _rewrite(self, header: Mapping[str, Any]) -> IO[bytes]:
+        """Starts the file afresh with the items that hold, beside the old one first, and leaves it open."""
+        from papertune.files import writing
+
+        with writing(self.path) as file:
+            file.write(_dump({"version": VERSION, "header": dict(header)})[:-1] + b', "items": [')
+            file.write(b",".join(b"\n" + _dump(item) for item in self.items.values()))
+            self._end = file.tell()
+            file.write(_CLOSE)
+        return open(self.path, "r+b", buffering=0)
+
+    def _write_at(self, line: bytes) -> None:
+        self._file.seek(self._end)
+        self._file.write(line)
+
+
+class _Lock:
+    """A lock file held by one process; the system lets go of it when the process ends, however it ends."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._file = open(path, "a+b")  # noqa: SIM115 - held open as long as the lock
+        except OSError as error:
+            raise from_os_error(error, path) from error
+        try:
+            if os.name == "nt":
+                import msvcrt
+
+                msvcrt.locking(self._file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+            else:
+                import fcntl
+
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._file.close()
+            raise Busy(f"Another papertune is writing into {path.parent}.", "Wait until it ends, or choose another output folder.") from error
+
+    def release(self) -> None:
+        self._file.close()
+
+
+def _dump(value: Any) -> bytes:
+    return json.dumps(value, separators=(", ", ": "), default=str).encode()
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}

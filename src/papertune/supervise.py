@@ -1,0 +1,261 @@
+"""Work done in processes that may crash, hang or eat memory without harming anything else.
+
+``Workers`` keeps a few spawned processes, each running one module-level function on one task at a time. Whatever a task does to its
+process, the caller gets exactly one ``Outcome`` that says how it ended, the process is replaced, and the other tasks go on.
+
+Why not a pool from a library: the ones tried either lost the other tasks when a worker died (``ProcessPoolExecutor``), hung for ever
+(``multiprocessing.Pool``), or could not limit memory or tell the signal. See ``docs/architecture.md``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Generic, Literal, TypeVar
+
+from papertune.errors import WorkersCannotStart
+
+Task = TypeVar("Task")
+Status = Literal["ok", "raised", "timeout", "memory", "killed"]
+
+_POLL = 0.05  # seconds between looks at memory and clocks
+_START = 120.0  # seconds a process may take to come up: imports on a cold, busy disk
+_STARTS = 3  # processes in a row that may fail to come up before the run is stopped
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a task ended.
+
+    ``ok``: ``value`` is what the function returned. ``raised``: it raised; ``error`` is the exception's type name, ``detail`` its message.
+    ``timeout``, ``memory``: it went over a limit and was killed (or raised MemoryError). ``killed``: the process died; ``detail`` names
+    the signal or the exit status. ``seconds`` is wall time.
+    """
+
+    status: Status
+    value: Any = None
+    error: str = ""
+    detail: str = ""
+    seconds: float = 0.0
+
+
+class Workers(Generic[Task]):
+    """``count`` processes that run ``function(task)``; a context manager.
+
+    ``function`` and the tasks are pickled, so it must be importable by name. ``timeout`` is in seconds a task, ``memory_limit`` in bytes of
+    resident memory a process. ``log`` takes what the processes print. A process is replaced after ``recycle`` tasks, since native
+    libraries leak. Raises WorkersCannotStart when processes cannot even start.
+    """
+
+    def __init__(
+        self, function: Callable[[Task], Any], *, count: int, timeout: float, memory_limit: int, log: Path | None = None, recycle: int = 200
+    ) -> None:
+        self._function, self._count, self._timeout, self._memory = function, count, timeout, memory_limit
+        self._log, self._recycle = log, recycle
+        self._waiting: deque[Task] = deque()
+        self._slots: list[_Slot[Task]] = []
+        self._failed_starts = 0
+
+    def submit(self, task: Task, *, first: bool = False) -> None:
+        """Adds a task at the end of the queue, or at its front."""
+        self._waiting.appendleft(task) if first else self._waiting.append(task)
+
+    def __len__(self) -> int:
+        """Tasks whose outcome has not been returned yet."""
+        return len(self._waiting) + sum(slot.busy for slot in self._slots)
+
+    def outcomes(self) -> Iterator[tuple[Task, Outcome]]:
+        """Each task with its outcome, as they end. Tasks may be submitted between two of them; ends when none is left."""
+        while len(self):
+            self._hand_out()
+            yield from self._look()
+
+    def running(self) -> list[Task]:
+        return [slot.task for slot in self._slots if slot.task is not None]
+
+    def __enter__(self) -> Workers[Task]:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for slot in self._slots:
+            slot.kill()
+
+    def _hand_out(self) -> None:
+        for slot in [s for s in self._slots if s.ready and not s.busy]:
+            if not self._waiting:
+                return
+            slot.give(self._waiting.popleft())
+        coming = sum(not slot.ready for slot in self._slots)
+        while self._waiting and len(self._slots) < self._count and coming < len(self._waiting):
+            self._slots.append(_Slot(self._function, self._log))
+            coming += 1
+
+    def _look(self) -> Iterator[tuple[Task, Outcome]]:
+        talking = wait([slot.pipe for slot in self._slots], timeout=_POLL)
+        for slot in list(self._slots):
+            outcome = slot.listen() if slot.pipe in talking else slot.over_limit(self._timeout, self._memory)
+            if not slot.alive:
+                slot.kill()
+                self._slots.remove(slot)
+                if not slot.ready:
+                    self._start_failed(slot)
+            if outcome is None:
+                continue
+            self._failed_starts = 0
+            assert slot.task is not None
+            task, slot.task = slot.task, None
+            if slot.alive and slot.done >= self._recycle:
+                slot.kill()
+                self._slots.remove(slot)
+            yield task, outcome
+
+    def _start_failed(self, slot: _Slot[Task]) -> None:
+        self._failed_starts += 1
+        if self._failed_starts >= _STARTS:
+            where = f" See {self._log}." if self._log else ""
+            raise WorkersCannotStart(
+                f"{_STARTS} worker processes in a row did not start: {slot.epitaph()}.{where}", "Close other programs, then run papertune doctor."
+            )
+
+
+class _Slot(Generic[Task]):
+    """One process, the pipe to it, and the task it has."""
+
+    def __init__(self, function: Callable[[Task], Any], log: Path | None) -> None:
+        context = multiprocessing.get_context("spawn")  # fork copies locks and threads in any state
+        self.pipe, childs_end = context.Pipe()
+        self.process: BaseProcess = context.Process(target=_serve, args=(function, childs_end, os.getpid(), log), daemon=True)
+        self.process.start()
+        childs_end.close()  # else the pipe never reports the child's death
+        self.task: Task | None = None
+        self.ready, self.alive, self.done = False, True, 0
+        self._since = time.monotonic()
+
+    @property
+    def busy(self) -> bool:
+        return self.task is not None
+
+    def give(self, task: Task) -> None:
+        self.task, self._since = task, time.monotonic()
+        with contextlib.suppress(OSError):  # a process that died idle: listen() will say so
+            self.pipe.send(task)
+
+    def listen(self) -> Outcome | None:
+        """The outcome of the task, or None when the process only says that it is up."""
+        try:
+            answer = self.pipe.recv()
+        except (EOFError, OSError):
+            return self._died()
+        if not self.ready:
+            self.ready = True
+            return None
+        self.done += 1
+        status, value, error, detail = answer
+        return Outcome(status, value, error, detail, self._seconds())
+
+    def over_limit(self, timeout: float, memory: int) -> Outcome | None:
+        if not self.ready:
+            if self._seconds() > _START:
+                self.alive = False
+            return None
+        if not self.busy:
+            return None
+        if self._seconds() > timeout:
+            self.alive = False
+            return Outcome("timeout", detail=f"still running after {timeout:g} s", seconds=self._seconds())
+        used = _resident(self.process.pid)
+        if used > memory:
+            self.alive = False
+            return Outcome("memory", detail=f"used {used >> 20} MiB, limit {memory >> 20} MiB", seconds=self._seconds())
+        return None
+
+    def kill(self) -> None:
+        self.alive = False
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+
+    def epitaph(self) -> str:
+        """How the process ended, in words. A negative exit code is the signal that killed it."""
+        code = self.process.exitcode
+        if code is None or code >= 0:
+            return f"it ended without an answer, exit status {code}"
+        name = signal.Signals(-code).name if -code in {s.value for s in signal.Signals} else f"signal {-code}"
+        return f"it was killed by {name}" + (" (often: the system ran out of memory)" if name == "SIGKILL" else "")
+
+    def _died(self) -> Outcome | None:
+        self.alive = False
+        self.process.join(5)
+        return Outcome("killed", detail=self.epitaph(), seconds=self._seconds()) if self.busy else None
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self._since
+
+
+def _resident(pid: int | None) -> int:
+    """Bytes of memory a process holds; 0 when it is gone."""
+    import psutil
+
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return 0
+
+
+def _serve(function: Callable[[Any], Any], pipe: Connection, parent: int, log: Path | None) -> None:
+    """The life of a worker process: answers tasks until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which lets the unit in progress end
+    _die_with(parent)
+    if log is not None:
+        _print_into(log)
+    pipe.send(None)
+    while True:
+        try:
+            task = pipe.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            answer = ("ok", function(task), "", "")
+        except MemoryError as error:
+            answer = ("memory", None, "MemoryError", str(error) or "the allocation failed")
+        except Exception as error:
+            answer = ("raised", None, type(error).__name__, str(error))
+        pipe.send(answer)
+
+
+def _die_with(parent: int) -> None:
+    """No worker outlives a parent that was killed, whatever it is busy with."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, prctl(2)
+        if os.getppid() != parent:  # it died before the call
+            os._exit(1)
+        return
+    import threading
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _print_into(log: Path) -> None:
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+        os.dup2(handle, stream.fileno())
+    os.close(handle)
