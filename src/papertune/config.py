@@ -11,8 +11,8 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, ClassVar, Self, TypeVar, Union, get_args, get_origin, get_type_hints
+from types import MappingProxyType, NoneType, UnionType
+from typing import Any, ClassVar, Self, Union, get_args, get_origin, get_type_hints
 
 from papertune.errors import BadValue, UnknownSetting
 
@@ -52,10 +52,19 @@ class Config:
             _check(getattr(self, spec.name), spec)
 
     @classmethod
-    def resolve(cls, flags: Mapping[str, Any], *, environ: Mapping[str, str] = os.environ, toml: Path = Path("papertune.toml")) -> Self:
-        """The config for these flags (field name → value, only those that were typed). Raises BadValue or UnknownSetting."""
-        values = {**_from_toml(cls, toml), **_from_environment(cls, environ), **flags}
-        return cls(**values)
+    def resolve(
+        cls,
+        flags: Mapping[str, Any],
+        *,
+        defaults: Mapping[str, Any] = MappingProxyType({}),
+        environ: Mapping[str, str] = os.environ,
+        toml: Path = Path("papertune.toml"),
+    ) -> Self:
+        """The config for these flags (field name → value, only those that were typed). Raises BadValue or UnknownSetting.
+
+        ``defaults`` take the place of the dataclass's own.
+        """
+        return cls(**{**defaults, **_from_toml(cls, toml), **_from_environment(cls, environ), **flags})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,30 +149,35 @@ class ExportConfig(Config):
 
 CONFIGS: tuple[type[Config], ...] = (ExtractConfig, PrepareConfig, TrainConfig, ExportConfig)
 
-C = TypeVar("C", bound=Config)
-
 
 def convert(spec: Field[Any], hint: Any, text: Any, where: str) -> Any:
     """``text`` (a string, or a value from TOML) as the field's type. ``where`` names its origin in the error. Raises BadValue."""
     try:
         return _convert(hint, text)
     except (ValueError, TypeError) as error:
-        raise BadValue(f"{where}: {text!r} is not {_words(hint)}.", f"Give {flag_of(spec)} {_words(hint)}.") from error
+        raise BadValue(f"{where}: {text!r} is not {words(hint)}.", f"Give {flag_of(spec)} {words(hint)}.") from error
 
 
 def hints_of(config: type[Config]) -> dict[str, Any]:
     return {name: hint for name, hint in get_type_hints(config).items() if name != "step"}
 
 
+def is_list(hint: Any) -> bool:
+    return get_origin(hint) is tuple
+
+
 def _convert(hint: Any, value: Any) -> Any:
     if get_origin(hint) in (UnionType, Union):
         inner = [h for h in get_args(hint) if h is not NoneType]
         return _convert(inner[0], value)
-    if get_origin(hint) is tuple:
+    if is_list(hint):
         item = get_args(hint)[0]
-        if isinstance(value, str):
-            value = [part.strip() for part in value.split(os.pathsep if item is Path else ",")]
-        return tuple(_convert(item, part) for part in value)
+        parts = [value] if isinstance(value, str) else value
+        if item is str:
+            parts = [word.strip() for part in parts for word in part.split(",")]
+        elif isinstance(value, str):
+            parts = value.split(os.pathsep)
+        return tuple(_convert(item, part) for part in parts)
     if hint is bool and isinstance(value, str) and value.lower() in _WORDS:
         return _WORDS[value.lower()]
     if isinstance(value, bool) != (hint is bool) or (hint is int and isinstance(value, float)):
@@ -222,9 +236,10 @@ def _from_environment(config: type[Config], environ: Mapping[str, str]) -> dict[
     return values
 
 
-def _words(hint: Any) -> str:
+def words(hint: Any) -> str:
+    """A type in words, for help and errors."""
     if get_origin(hint) in (UnionType, Union):
-        return _words(next(h for h in get_args(hint) if h is not NoneType))
-    if get_origin(hint) is tuple:
+        return words(next(h for h in get_args(hint) if h is not NoneType))
+    if is_list(hint):
         return "a list"
     return {int: "a whole number", float: "a number", bool: "true or false", Path: "a path"}.get(hint, "text")

@@ -1,0 +1,224 @@
+"""The command ``papertune`` with a verb a step; the four scripts of ``finetune/`` are its verbs under the names of the specification.
+
+Flags are made from the config dataclasses. Errors become one line and an exit code (``errors.py``). The first Ctrl-C lets the unit in
+progress end and stops between two units; the second stops at once. Nothing heavy is imported before a step runs, so ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import errno
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import Field, fields
+from importlib import import_module
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+
+from papertune import __version__
+from papertune.config import Config, ExportConfig, ExtractConfig, PrepareConfig, TrainConfig, convert, flag_of, hints_of, is_list, words
+from papertune.errors import ExitCode, Interrupted, PapertuneError, from_os_error
+from papertune.events import Event, OnEvent, Report, Unit
+
+
+class StepCommand(click.Command):
+    """A step as a command. A flag that takes a list takes several words: ``--input-dir ../pdfs ../ebooks``."""
+
+    def __init__(self, name: str, config: type[Config], defaults: Mapping[str, Any]) -> None:
+        hints = hints_of(config)
+        self.lists = {flag_of(spec) for spec in fields(config) if is_list(hints[spec.name])}
+        options: list[click.Parameter] = [_option(spec, hints[spec.name]) for spec in fields(config)]
+        super().__init__(name, params=options, callback=_runner(config, defaults), help=config.__doc__)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, list(_repeat_flags(args, self.lists)))
+
+
+def run_step(config: Config, on_event: OnEvent) -> Report:
+    """Runs the step that this config is for."""
+    module = import_module(f"papertune.{_ROOMS[config.step]}.stage")
+    report: Report = module.run(config, on_event=on_event)
+    return report
+
+
+def guarded(action: Callable[[], None]) -> int:
+    """Runs ``action`` and turns whatever it raises into one line on standard error and an exit code."""
+    try:
+        action()
+    except PapertuneError as error:
+        _say(f"error[{error.id}]: {error.what} {error.remedy}")
+        return error.exit_code
+    except click.ClickException as error:
+        _say(f"error[bad-flag]: {error.format_message().rstrip('.')}. See --help.")
+        return ExitCode.USAGE
+    except (KeyboardInterrupt, click.Abort):
+        _say("Stopped at once. Run the same command again to go on.")
+        return ExitCode.INTERRUPTED
+    except click.exceptions.Exit as exit:
+        return exit.exit_code
+    except BrokenPipeError:
+        return ExitCode.OK
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            full = from_os_error(error, error.filename or "a file")
+            _say(f"error[{full.id}]: {full.what} {full.remedy}")
+            return full.exit_code
+        _say(f"fault: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}. Please report it with {_keep_traceback()}")
+        return ExitCode.FAULT
+    return ExitCode.OK
+
+
+def _keep_traceback() -> Path:
+    with tempfile.NamedTemporaryFile("w", prefix="papertune-fault-", suffix=".txt", delete=False, encoding="utf-8") as file:
+        file.write(f"papertune {__version__}\n{traceback.format_exc()}")
+    return Path(file.name)
+
+
+class CtrlC:
+    """While active, the first Ctrl-C (or SIGTERM) makes the event sink raise Interrupted after the unit in progress."""
+
+    def __init__(self, sink: OnEvent) -> None:
+        self._sink, self._asked = sink, False
+
+    def __call__(self, event: Event) -> None:
+        self._sink(event)
+        if self._asked and isinstance(event, Unit):
+            raise Interrupted
+
+    def __enter__(self) -> CtrlC:
+        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, _number: int, _frame: FrameType | None) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+        _say("Finishing the work in progress; press Ctrl-C again to stop at once.")
+
+
+def execute(config: Config) -> Report:
+    """A step with a progress display, Ctrl-C handling and its report printed."""
+    from papertune.progress import display, show_report
+
+    with display() as sink, CtrlC(sink) as on_event:
+        report = run_step(config, on_event)
+    show_report(report)
+    return report
+
+
+def _runner(config: type[Config], defaults: Mapping[str, Any]) -> Callable[..., None]:
+    def callback(**flags: Any) -> None:
+        typed = {name: value for name, value in flags.items() if value is not None and value != ()}
+        execute(config.resolve(typed, defaults=defaults))
+
+    return callback
+
+
+def _option(spec: Field[Any], hint: Any) -> click.Option:
+    flag, default = flag_of(spec), spec.default
+    note = spec.metadata["note"]
+    if hint is bool:
+        return click.Option([flag, spec.name], is_flag=True, flag_value=not default, default=None, help=note)
+
+    def parse(_context: click.Context, _option: click.Parameter, value: Any) -> Any:
+        if value is None or value == ():
+            return None
+        return convert(spec, hint, value, flag)
+
+    help = note if default is None else f"{note}  [default: {_shown(default)}]"
+    metavar = "|".join(spec.metadata["choices"]) or words(hint).split()[-1].upper()
+    return click.Option([flag, spec.name], type=str, multiple=is_list(hint), default=None, callback=parse, metavar=metavar, help=help)
+
+
+def _shown(default: Any) -> str:
+    """A default as the specification writes it: ``./pdfs``, not ``pdfs``."""
+    if isinstance(default, tuple):
+        return " ".join(map(_shown, default))
+    if isinstance(default, Path):
+        return str(default) if default.is_absolute() else f"./{default}"
+    return f"{default:g}" if isinstance(default, float) else str(default)
+
+
+def _repeat_flags(args: list[str], lists: set[str]) -> list[str]:
+    """``--input-dir a b`` as ``--input-dir a --input-dir b``, which is the form click knows."""
+    repeated: list[str] = []
+    flag, values = "", 0
+    for arg in args:
+        if arg.startswith("-") and arg != "-":
+            flag, values = arg if arg in lists else "", 0
+        elif flag:
+            values += 1
+            if values > 1:
+                repeated.append(flag)
+        repeated.append(arg)
+    return repeated
+
+
+_ROOMS = {"extract": "extract", "prepare": "dataset", "train": "train", "export": "export"}
+_STEPS: dict[str, type[Config]] = {"extract": ExtractConfig, "prepare": PrepareConfig, "train": TrainConfig, "export": ExportConfig}
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog="Settings can also stand in papertune.toml; see docs/architecture.md.")
+@click.version_option(__version__, prog_name="papertune")
+def papertune() -> None:
+    """From a folder of papers to a local model in Ollama that writes in their domain."""
+
+
+for _name, _config in _STEPS.items():
+    papertune.add_command(StepCommand(_name, _config, {}))
+
+
+@papertune.command()
+@click.option("--input-dir", multiple=True, help="Folders of papers; other settings come from papertune.toml.")
+@click.option("--model", help="Base model, as for papertune train.")
+def run(input_dir: tuple[str, ...], model: str | None) -> None:
+    """All four steps, each skipped when nothing has changed."""
+    flags: dict[str, dict[str, Any]] = {name: {} for name in _STEPS}
+    if input_dir:
+        flags["extract"]["input_dir"] = tuple(Path(folder) for folder in input_dir)
+    if model:
+        flags["train"]["model"] = model
+    configs = [config.resolve(flags[name]) for name, config in _STEPS.items()]
+    for config in configs:
+        execute(config)
+
+
+@papertune.command()
+@click.option("--folder", default="demo", type=click.Path(path_type=Path), help="Where the demo's files go.  [default: demo]")
+def demo(folder: Path) -> None:
+    """The four steps on six small papers of our own with a toy model, without a GPU or an account."""
+    from papertune.demo.walkthrough import walk
+
+    walk(folder)
+
+
+@papertune.command()
+def doctor() -> None:
+    """What is missing for the real thing, each line with its fix."""
+    from papertune.doctor import examine
+
+    examine()
+
+
+def main(args: list[str] | None = None) -> None:
+    """The command ``papertune``."""
+    sys.exit(guarded(lambda: papertune.main(args, prog_name="papertune", standalone_mode=False)))
+
+
+def script(step: str, **defaults: Any) -> None:
+    """One of the four scripts of ``finetune/``: a step under the script's own name. ``defaults`` take the place of the config's."""
+    command = StepCommand(Path(sys.argv[0]).name, _STEPS[step], defaults)
+    sys.exit(guarded(lambda: command.main(standalone_mode=False)))
+
+
+def _say(text: str) -> None:
+    print(f"papertune: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,124 @@
+"""What is missing for the real thing (Mistral-7B on an 8 GB GPU into Ollama), each line with its fix.
+
+Libraries are imported in worker processes, since a broken native library may crash the process that loads it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import which
+
+from papertune.device import GIB, Machine, disk_free, gib, look
+from papertune.supervise import Workers
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """``needed`` findings that are not ``good`` stop a step; the others only take something away."""
+
+    what: str
+    good: bool
+    state: str
+    fix: str = ""
+    needed: bool = True
+
+
+# module, what it is for, the fix, and whether a step fails without it
+_LIBRARIES = (
+    ("pypdfium2", "reading PDFs", "pip install -e .", True),
+    ("torch", "training", "pip install -e .", True),
+    ("transformers.models.mistral.modeling_mistral", "training", "pip uninstall torchvision; pip install -e .", True),
+    ("peft", "training", "pip install -e .", True),
+    ("bitsandbytes", "4-bit training", "pip install -e .", True),
+    ("gguf", "export", "pip install -e .", True),
+    ("numba", "export", "pip install -e .", True),
+    ("triton", "the fast training engine", "pip install triton  (Linux with an NVIDIA GPU)", False),
+    ("docling.pipeline.standard_pdf_pipeline", "layout models for PDFs", "pip install -e '.[docling]'", False),
+    ("xllamacpp", "checking the GGUF here, the demo", "pip install -e '.[demo]'", False),
+)  # fmt: skip
+
+
+def examine(*, show: Callable[[str], None] = print) -> None:
+    """Prints a line a finding, then how many need attention."""
+    missing = 0
+    for finding in _findings():
+        missing += not finding.good and finding.needed
+        mark = "ok     " if finding.good else "MISSING" if finding.needed else "absent "
+        show(f"{mark}  {finding.what}: {finding.state}" + ("" if finding.good or not finding.fix else f"  →  {finding.fix}"))
+    show("Everything needed is here." if not missing else f"{missing} needed for the real thing; the fix stands behind each arrow.")
+
+
+def _findings() -> Iterator[Finding]:
+    machine = look()
+    yield from _hardware(machine)
+    yield from _libraries()
+    yield from _services()
+
+
+def _hardware(machine: Machine) -> Iterator[Finding]:
+    yield Finding("machine", True, f"{machine.system}, {machine.cores} cores, Python {machine.python}")
+    best = max(machine.gpus, key=lambda gpu: gpu.memory, default=None)
+    if best is None:
+        yield Finding("GPU", False, "no NVIDIA GPU answers", "training a 7B model needs one with 8 GB; --model tiny runs without")
+    else:
+        enough = best.memory >= 7.5 * GIB
+        state = f"{best.name}, {gib(best.memory)}, {gib(best.free)} free, driver {best.driver}"
+        yield Finding("GPU", enough, state, "8 GB are needed for a 7B model")
+    yield Finding("memory", machine.memory >= 15 * GIB, f"{gib(machine.memory)}, {gib(machine.free)} free", "16 GB are needed to load a 7B model")
+    free = disk_free(Path())
+    yield Finding("disk", free >= 40 * GIB, f"{gib(free)} free here", "about 40 GB: 14 base model, 14 merged model, 5 GGUF, checkpoints")
+
+
+def _libraries() -> Iterator[Finding]:
+    with Workers(_version, count=2, timeout=120, memory_limit=8 * GIB, recycle=1) as workers:
+        for name, *_ in _LIBRARIES:
+            workers.submit(name)
+        ended = dict(workers.outcomes())
+    for name, purpose, fix, needed in _LIBRARIES:
+        outcome = ended[name]
+        package = name.split(".")[0]
+        state = f"{outcome.value} ({purpose})" if outcome.status == "ok" else f"not usable for {purpose}: {outcome.detail.splitlines()[0]}"
+        yield Finding(package, outcome.status == "ok", state, fix, needed)
+
+
+def _version(name: str) -> str:
+    """Runs in a worker: imports the module and returns its package's version."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    importlib.import_module(name)
+    package = name.split(".")[0]
+    for distribution in (package, f"{package}-slim"):
+        try:
+            return version(distribution)
+        except PackageNotFoundError:
+            continue
+    return "installed"
+
+
+def _services() -> Iterator[Finding]:
+    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
+    token = bool(os.environ.get("HF_TOKEN")) or (home / "token").is_file()
+    state = "a token is stored" if token else "no token"
+    yield Finding("Hugging Face login", token, state, "hf auth login  (older name: huggingface-cli login)", False)
+    weights = any((home / "hub").glob("models--mistralai--Mistral-7B-v0.1/snapshots/*/*.safetensors"))
+    state = "Mistral-7B-v0.1 is here" if weights else "not downloaded yet; the first finetune.py run fetches ≈ 14 GB"
+    yield Finding("base model", weights, state, "hf download mistralai/Mistral-7B-v0.1", False)
+    yield _ollama()
+
+
+def _ollama() -> Finding:
+    """Asks the Ollama server at OLLAMA_HOST, or on this machine, for its version."""
+    host = os.environ.get("OLLAMA_HOST", "127.0.0.1:11434")
+    url = host if "://" in host else f"http://{host}"
+    try:
+        with urllib.request.urlopen(f"{url}/api/version", timeout=3) as answer:
+            return Finding("Ollama", True, f"version {json.load(answer)['version']} answers at {url}")
+    except (OSError, ValueError, KeyError):
+        fix = "ollama serve" if which("ollama") else "install it from https://ollama.com, then: ollama serve"
+        return Finding("Ollama", False, f"no server answers at {url}", fix, False)

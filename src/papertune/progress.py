@@ -1,0 +1,90 @@
+"""What a person sees while a step runs: a bar with time left on a terminal, plain lines elsewhere; then what was written and what is next."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from papertune.events import Event, Notice, OnEvent, Report, Started, Unit
+
+_EVERY = 10.0  # seconds between plain lines
+
+
+@contextmanager
+def display() -> Iterator[OnEvent]:
+    """An event sink that draws on standard error."""
+    if not sys.stderr.isatty():
+        yield PlainLines(sys.stderr.write)
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("", total=None, figures="", visible=False)
+
+        def sink(event: Event) -> None:
+            match event:
+                case Started(title, total, _, done):
+                    progress.reset(task, description=escape(title), total=total, completed=done, visible=True, figures="")
+                case Unit(done, _, figures):
+                    progress.update(task, completed=done, figures=escape("  ".join(f"{name} {figure}" for name, figure in figures.items())))
+                case Notice(text, level):
+                    progress.console.print(escape(text), style="yellow" if level == "warning" else None, highlight=False)
+
+        yield sink
+
+
+class PlainLines:
+    """Events as lines of text: the first and last unit of each piece of work, and one every ten seconds between."""
+
+    def __init__(self, write: Callable[[str], object], clock: Callable[[], float] = time.monotonic) -> None:
+        self._write, self._clock = write, clock
+        self._started, self._since, self._told = Started("", None, ""), 0.0, 0.0
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case Started(title, total, unit, done):
+                self._started, self._since, self._told = event, self._clock(), self._clock()
+                of = f": {done} of {total} {unit} done" if done else f": {total} {unit}" if total is not None else ""
+                self._write(f"{title}{of}\n")
+            case Unit(done, _, figures):
+                now = self._clock()
+                if now - self._told >= _EVERY or done == self._started.total:
+                    self._told = now
+                    parts = [f"{done} of {self._started.total or '?'} {self._started.unit}"]
+                    parts += [f"{name} {figure}" for name, figure in figures.items()]
+                    self._write(f"  {', '.join(parts)}{self._left(done, now)}\n")
+            case Notice(text, level):
+                self._write(f"{'Warning: ' if level == 'warning' else ''}{text}\n")
+
+    def _left(self, done: int, now: float) -> str:
+        here = done - self._started.done
+        if not self._started.total or here <= 0 or done >= self._started.total:
+            return ""
+        return f", about {duration((now - self._since) / here * (self._started.total - done))} left"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: "40 s", "5 min", "2 h 10 min"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def show_report(report: Report) -> None:
+    """Prints figures, states, what was written and what to run next to standard output."""
+    if report.fresh:
+        print("Nothing has changed since the last run; nothing to do.")
+    for name, figure in report.summary:
+        print(f"{name + ':':<28} {figure}")
+    if report.states:
+        print(f"{'Units by state:':<28} {', '.join(f'{count} {state}' for state, count in report.states.most_common())}")
+    for path in report.written:
+        print(f"{'Written:':<28} {path}")
+    if report.next_command:
+        print(f"{'Next:':<28} {report.next_command}")

@@ -1,0 +1,115 @@
+"""The command line: lists of folders, one line an error, and two kinds of Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from papertune import cli, errors
+from papertune.errors import ExitCode, Interrupted, PapertuneError
+from papertune.events import Event, Notice, Started, Unit
+from papertune.progress import PlainLines, duration
+
+ROOT = Path(__file__).parents[2]
+LISTS = {"--input-dir"}
+
+
+@pytest.mark.parametrize(
+    ("typed", "known_to_click"),
+    [
+        (["--input-dir", "a", "b", "--workers", "2"], ["--input-dir", "a", "--input-dir", "b", "--workers", "2"]),
+        (["--input-dir", "a", "--input-dir", "b"], ["--input-dir", "a", "--input-dir", "b"]),
+        (["--device", "cpu", "--no-resume"], ["--device", "cpu", "--no-resume"]),
+        (["--input-dir"], ["--input-dir"]),
+    ],
+)
+def test_a_list_flag_takes_several_words(typed: list[str], known_to_click: list[str]) -> None:
+    assert cli._repeat_flags(typed, LISTS) == known_to_click
+
+
+def fail(error: BaseException) -> None:
+    raise error
+
+
+@pytest.mark.parametrize("error", sorted(errors.all_errors(), key=lambda e: e.id), ids=lambda e: e.id)
+def test_every_error_is_one_line_with_its_id_and_exit_code(error: type[PapertuneError], capsys: pytest.CaptureFixture[str]) -> None:
+    code = cli.guarded(lambda: fail(error("The file a\nb is bad.", "Mend it.")))
+    said = capsys.readouterr().err
+    assert code == error.exit_code
+    assert said == f"papertune: error[{error.id}]: The file a\\nb is bad. Mend it.\n"
+
+
+def test_every_error_stands_in_the_documentation() -> None:
+    text = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
+    headings = re.findall(r"^## (\S+)", text, re.M)
+    assert sorted(headings) == sorted({error.id for error in errors.all_errors()} | {"bad-flag"})
+    assert len(headings) == len(set(headings))
+
+
+def test_a_fault_of_papertune_is_one_line_and_keeps_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.guarded(lambda: fail(KeyError("oops"))) == ExitCode.FAULT
+    said = capsys.readouterr().err
+    kept = Path(re.search(r"report it with (\S+)", said)[1])  # type: ignore[index]
+    assert said.count("\n") == 1
+    assert "KeyError" in kept.read_text()
+    kept.unlink()
+
+
+def test_the_first_ctrl_c_waits_for_the_unit_and_the_second_does_not() -> None:
+    seen: list[Event] = []
+    with cli.CtrlC(seen.append) as on_event:
+        on_event(Unit(1))
+        os.kill(os.getpid(), signal.SIGINT)
+        on_event(Notice("half way through unit 2"))
+        with pytest.raises(Interrupted):
+            on_event(Unit(2))
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert seen == [Unit(1), Notice("half way through unit 2"), Unit(2)]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["extract", "--device", "tpu"], 2, "error[bad-value]: --device: 'tpu'"),
+        (["extract", "--colour"], 2, "error[bad-flag]: No such option"),
+        (["train", "--lr", "fast"], 2, "error[bad-value]: --lr: 'fast' is not a number"),
+        (["prepare", "--overlap", "3000"], 2, "error[bad-value]: --overlap 3000"),
+        (["nonsense"], 2, "error[bad-flag]: No such command"),
+    ],
+)
+def test_wrong_words_get_one_line(words: list[str], code: int, said: str, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    answer = subprocess.run([sys.executable, "-m", "papertune", *words], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (answer.returncode, answer.stdout) == (code, "")
+    assert answer.stderr.startswith(f"papertune: {said}")
+    assert answer.stderr.count("\n") == 1
+
+
+def test_plain_lines_say_how_far_and_how_long() -> None:
+    lines: list[str] = []
+    clock = iter([0.0, 0.0, 0.0, 20.0, 21.0, 40.0]).__next__
+    sink = PlainLines(lines.append, clock)
+    sink(Started("Reading papers", 10, "files", done=2))
+    sink(Unit(3))
+    sink(Unit(6, figures={"pages/s": "40"}))
+    sink(Unit(7))
+    sink(Notice("No GPU.", "warning"))
+    sink(Unit(10))
+    assert lines == [
+        "Reading papers: 2 of 10 files done\n",
+        "  6 of 10 files, pages/s 40, about 20 s left\n",
+        "Warning: No GPU.\n",
+        "  10 of 10 files\n",
+    ]
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(40, "40 s"), (300, "5 min"), (7800, "2 h 10 min")])
+def test_durations_in_words(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
