@@ -82,6 +82,7 @@ class ExtractConfig(Config):
     workers: int = setting(0, "Files read at the same time; 0: one a core", least=0)
     timeout: float = setting(120.0, "Seconds a file may take before the next fallback is tried", above=0)
     memory_limit: int = setting(2048, "MiB of memory a file may take before the next fallback is tried", least=256)
+    docling_models: Path | None = setting(None, "Folder with Docling's weights, if not where docling-tools puts them")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +97,10 @@ class PrepareConfig(Config):
     overlap: int = setting(200, "Overlap between chunks in characters (keeps cross-paragraph context)", least=0)
     val_ratio: float = setting(0.05, "Share of chunks that goes to validation, whole papers at a time", above=0, most=0.5)
     max_samples: int | None = setting(None, "Cap the number of training samples", least=1)
+    max_tokens: int = setting(512, "Tokens per example with everything the model reads (as --max-seq-len of training)", least=64)
+    tokenizer: str = setting("tiny", "Base model whose tokens are counted: a local folder or hub name; tiny has Mistral's tokenizer")
+    gpu: str = setting("", 'GPU the training time is estimated for, such as "RTX 3070"; empty: the one found')
+    workers: int = setting(0, "Papers prepared at the same time; 0: one a core", least=0)
     seed: int = setting(0, "Seed of the split and of the order of the examples", least=0)
 
     def __post_init__(self) -> None:
