@@ -54,15 +54,23 @@ class Workers(Generic[Task]):
     """``count`` processes that run ``function(task)``; a context manager.
 
     ``function`` and the tasks are pickled, so it must be importable by name. ``timeout`` is in seconds a task, ``memory_limit`` in bytes of
-    resident memory a process. ``log`` takes what the processes print. A process is replaced after ``recycle`` tasks, since native
-    libraries leak. Raises WorkersCannotStart when processes cannot even start.
+    resident memory a process. ``log`` takes what the processes print. ``on_start`` is called just before a process gets a task. A process is
+    replaced after ``recycle`` tasks, since native libraries leak. Raises WorkersCannotStart when processes cannot even start.
     """
 
     def __init__(
-        self, function: Callable[[Task], Any], *, count: int, timeout: float, memory_limit: int, log: Path | None = None, recycle: int = 200
+        self,
+        function: Callable[[Task], Any],
+        *,
+        count: int,
+        timeout: float,
+        memory_limit: int,
+        log: Path | None = None,
+        on_start: Callable[[Task], None] = lambda task: None,
+        recycle: int = 200,
     ) -> None:
         self._function, self._count, self._timeout, self._memory = function, count, timeout, memory_limit
-        self._log, self._recycle = log, recycle
+        self._log, self._on_start, self._recycle = log, on_start, recycle
         self._waiting: deque[Task] = deque()
         self._slots: list[_Slot[Task]] = []
         self._failed_starts = 0
@@ -95,6 +103,7 @@ class Workers(Generic[Task]):
         for slot in [s for s in self._slots if s.ready and not s.busy]:
             if not self._waiting:
                 return
+            self._on_start(self._waiting[0])
             slot.give(self._waiting.popleft())
         coming = sum(not slot.ready for slot in self._slots)
         while self._waiting and len(self._slots) < self._count and coming < len(self._waiting):
