@@ -64,7 +64,7 @@ class Manifest:
 
     def __init__(self, path: Path, header: Mapping[str, Any], *, resume: bool = True) -> None:
         self.path = path
-        self._lock = _Lock(path.with_name(path.name + ".lock"))
+        self._lock = Lock(path.with_name(path.name + ".lock"))
         try:
             self.items: dict[str, Item] = read_manifest(path)[1] if resume else {}
             self._file = self._rewrite(header)
@@ -110,7 +110,7 @@ class Manifest:
         self._file.write(line)
 
 
-class _Lock:
+class Lock:
     """A lock file held by one process; the system lets go of it when the process ends, however it ends."""
 
     def __init__(self, path: Path) -> None:
