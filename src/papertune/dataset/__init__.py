@@ -1,0 +1,1 @@
+"""Step 2: extracted text to training and validation examples."""

@@ -1,0 +1,77 @@
+"""One paper to its examples: flow, chunks, prompts, provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from papertune.dataset.chunks import cut
+from papertune.dataset.flow import Flow, flow_of
+from papertune.dataset.prompts import opening
+from papertune.dataset.read import Block, Paper
+from papertune.family import Family
+from papertune.records import Example
+
+_ENDS = 2  # begin and end token, kept free in every chunk
+_PROMPT_SHARE = 0.5  # of the tokens at most; the rest is for text
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What chunks must fit: characters of text, characters repeated from the chunk before, tokens of everything the model sees."""
+
+    size: int
+    overlap: int
+    max_tokens: int
+
+
+def examples_of(paper: Paper, blocks: list[Block], shape: Shape, count: Callable[[str], int], family: Family) -> Iterator[tuple[Example, int]]:
+    """The examples made of these blocks of the paper, in order, each with its tokens including prompt, begin and end token."""
+    most = int(shape.max_tokens * (1 - _PROMPT_SHARE)) - _ENDS
+    flow = flow_of(blocks, count, shape.size, most)
+    prompts = _Prompts(paper.title, flow, shape.max_tokens, count, family)
+    chunks = cut(flow, size=shape.size, overlap=shape.overlap, room=prompts.room)
+    for number, chunk in enumerate(chunks):
+        start, end = flow.starts[chunk.first], flow.ends[chunk.last - 1]
+        section = flow.section[chunk.first]
+        inside = chunk.first > 0 and flow.section[chunk.first - 1] == section
+        prompt, cost = prompts.of(section, inside)
+        example = Example(
+            id=f"{paper.name}#{number:04d}",
+            paper=paper.name,
+            text=flow.text[start:end],
+            prompt=prompt,
+            end=chunk.end,
+            source=paper.source,
+            sha256=paper.sha256,
+            pages=flow.pages(start, end),
+            span=flow.span(start, end),
+        )
+        yield example, chunk.tokens + cost + _ENDS
+
+
+class _Prompts:
+    """The prompt of each section, with what it costs. A prompt that takes too many tokens loses first the title, then the outer headings."""
+
+    def __init__(self, title: str, flow: Flow, max_tokens: int, count: Callable[[str], int], family: Family) -> None:
+        self._title, self._flow, self._max, self._count, self._family = title, flow, max_tokens, count, family
+        self._made: dict[tuple[int, bool], tuple[str, int]] = {}
+
+    def of(self, section: int, inside: bool) -> tuple[str, int]:
+        made = self._made.get((section, inside))
+        if made is None:
+            made = self._made[section, inside] = self._make(self._flow.paths[section], inside)
+        return made
+
+    def room(self, section: int, inside: bool) -> int:
+        """Tokens left for text."""
+        return self._max - _ENDS - self.of(section, inside)[1]
+
+    def _make(self, path: tuple[str, ...], inside: bool) -> tuple[str, int]:
+        choices = [(self._title, path), *(("", path[k:]) for k in range(len(path) + 1))]
+        for title, headings in choices:
+            prompt = opening(self._family, title, headings, inside=inside)
+            cost = self._count(prompt) + 1 if prompt else 0  # the text's first word may cost more right after a line end
+            if cost <= self._max * _PROMPT_SHARE:
+                return prompt, cost
+        return "", 0

@@ -1,0 +1,123 @@
+"""A paper as one flow of sentences: the text to cut, where each sentence stands in it, and what each costs.
+
+The flow's text is what the paper's ``.txt`` says, less the blocks that were dropped. Offsets here are into that text; ``Flow.span`` leads
+back to the file's.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from papertune.dataset.read import Block, Pages
+from papertune.dataset.sentences import sentence_ends
+
+Path = tuple[str, ...]  # headings from the section down to the subsection
+
+
+@dataclass(slots=True)
+class Flow:
+    """Parallel lists with an entry a sentence, headings being glue between sentences, never sentences themselves.
+
+    ``starts``, ``ends``: offsets in ``text``. ``tokens``: what the sentence costs alone. ``glue``: what it costs more when something stands
+    before it in a chunk (blank line, headings). ``section``: number of its section. ``opens``: it begins a paragraph. ``paths``: the headings
+    above each section.
+    """
+
+    text: str = ""
+    starts: list[int] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    glue: list[int] = field(default_factory=list)
+    section: list[int] = field(default_factory=list)
+    opens: list[bool] = field(default_factory=list)
+    paths: list[Path] = field(default_factory=list)
+    _blocks: list[tuple[int, Block]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def span(self, start: int, end: int) -> tuple[int, int]:
+        """The characters of the file from which ``text[start:end]`` was made; equal to them where nothing was dropped or unwrapped."""
+        at, first = self._block(start)
+        to, last = self._block(end - 1)
+        exact_first, exact_last = len(first.text) == first.end - first.start, len(last.text) == last.end - last.start
+        return first.start + (start - at) * exact_first, last.start + end - to if exact_last else last.end
+
+    def pages(self, start: int, end: int) -> Pages | None:
+        """First and last page of ``text[start:end]``; None when any part is of an unknown page."""
+        first = bisect_right(self._blocks, start, key=_offset) - 1
+        last = bisect_right(self._blocks, end - 1, key=_offset)
+        pages = [block.pages for _, block in self._blocks[first:last]]
+        known = [p for p in pages if p is not None]
+        return (min(p[0] for p in known), max(p[1] for p in known)) if known and len(known) == len(pages) else None
+
+    def _block(self, offset: int) -> tuple[int, Block]:
+        return self._blocks[bisect_right(self._blocks, offset, key=_offset) - 1]
+
+
+def _offset(entry: tuple[int, Block]) -> int:
+    return entry[0]
+
+
+def flow_of(blocks: Iterable[Block], count: Callable[[str], int], longest: int, most_tokens: int) -> Flow:
+    """The flow of these blocks. Sentences over ``longest`` characters or ``most_tokens`` are halved until they fit."""
+    flow = Flow()
+    parts: list[str] = []
+    at = 0
+    path: list[tuple[int, str]] = []
+    lead = ""  # what stands between the sentence before and the one to come
+    fresh = True  # a section begins
+    for block in blocks:
+        if block.level:
+            while path and path[-1][0] >= block.level:
+                path.pop()
+            path.append((block.level, block.text))
+            heading = "#" * (block.level + 1) + " " + block.text
+            parts.append(heading + "\n\n")
+            lead += heading + "\n\n"
+            at += len(parts[-1])
+            fresh = True
+            continue
+        if fresh:
+            flow.paths.append(tuple(text for _, text in path))
+            fresh = False
+        flow._blocks.append((at, block))
+        parts.append(block.text + "\n\n")
+        begin = 0
+        for end in sentence_ends(block.text):
+            while block.text[begin].isspace():
+                begin += 1
+            for a, b, cost in _fitting(block.text, begin, end, count, longest, most_tokens):
+                opens = a == 0
+                word = block.text[a:b].partition(" ")[0] if opens else ""
+                flow.starts.append(at + a)
+                flow.ends.append(at + b)
+                flow.tokens.append(cost)
+                flow.glue.append(count("\n\n" + lead + word) - count(word) if opens else 0)
+                flow.section.append(len(flow.paths) - 1)
+                flow.opens.append(opens)
+            begin = end
+        lead = ""
+        at += len(parts[-1])
+    flow.text = "".join(parts)
+    return flow
+
+
+def _fitting(text: str, start: int, end: int, count: Callable[[str], int], longest: int, most_tokens: int) -> list[tuple[int, int, int]]:
+    """The sentence as (start, end, tokens); as several pieces, cut at a clause, a space or anywhere, when it is too long."""
+    cost = count(text[start:end])
+    if (end - start <= longest and cost <= most_tokens) or end - start < 2:
+        return [(start, end, cost)]
+    middle = (start + end) // 2
+    quarter = (end - start) // 4
+    for mark in ("; ", ", ", " "):
+        cut = text.rfind(mark, middle - quarter, middle + quarter)
+        if cut > start:
+            cut += len(mark) - 1
+            return [
+                *_fitting(text, start, cut, count, longest, most_tokens),
+                *_fitting(text, cut + 1, end, count, longest, most_tokens),
+            ]
+    return [*_fitting(text, start, middle, count, longest, most_tokens), *_fitting(text, middle, end, count, longest, most_tokens)]

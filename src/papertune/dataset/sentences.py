@@ -1,0 +1,55 @@
+"""Where sentences end in scientific English: after ``.``, ``?`` or ``!``, unless it is "et al.", "Fig. 3", "E. coli", "p. 12", "1.5" …
+
+A full stop is a candidate when white space follows. Rules then look at the word before and the word after; each stands beside its reason.
+"""
+
+from __future__ import annotations
+
+import re
+
+# What may stand between the stop and the white space: closing quotes and brackets, and citation marks set after the stop ("…cells.12,13 The").
+_CANDIDATE = re.compile(
+    r"(?P<word>[^\s.!?]*)(?P<stop>[.!?]+)"
+    r"(?P<close>[)\]}\"'”’»]*(?:\[[\d,;–\- ]+\]|(?<=[.])\d{1,3}(?:[,–-]\d{1,3})*)?)"
+    r"\s+(?=(?P<next>\S+))"
+)
+
+_WORDS = {
+    # Never end a sentence: a name, number or unit follows.
+    "never": """fig figs eq eqs eqn eqns ref refs tab sec sect no nos nr vol vols ch chap pp ed eds viz vs cf ca approx resp dr drs prof mr mrs
+        ms st sp spp subsp ssp var cv e.g i.e suppl dept univ assoc jan feb mar apr jun jul aug sept oct nov dec lat long alt eg ie esp incl excl""",
+    # End one only when the next word opens one for certain: "… by Smith et al. The …", but "et al. [3]", "et al. (2004)".
+    "perhaps": "al etc inc ltd co corp jr sr u.s u.k u.s.a usa uk ph.d m.d b.c a.d i.v i.p s.c a.m p.m min max wt hr hrs mg ml kg",
+    "openers": """the a an in this these those we our it its they their there that to for from by on at as with when while where however although
+        though after before since if both all each no not some most many several such then thus therefore hence moreover furthermore addition
+        here he she his her one two three another other recently finally first second third also additionally similarly interestingly despite
+        because during between among under using based according consistent overall results data""",
+}
+_NEVER, _PERHAPS, _OPENERS = (frozenset(words.split()) for words in _WORDS.values())
+_INITIAL = re.compile(r"[(\[]?[A-Z]$")
+_CAPITAL = re.compile(r"[(\[\"'“‘]*[A-Z0-9]")
+
+
+def sentence_ends(text: str) -> list[int]:
+    """Offsets just behind each sentence of a paragraph (before the white space); the last is the paragraph's end."""
+    ends = [m.end("close") for m in _CANDIDATE.finditer(text) if _is_end(m)]
+    last = len(text.rstrip())
+    if last and (not ends or ends[-1] != last):
+        ends.append(last)
+    return ends
+
+
+def _is_end(m: re.Match[str]) -> bool:
+    following = m["next"]
+    if not _CAPITAL.match(following):
+        return False  # a lower-case word goes on with the sentence
+    if m["stop"] != ".":
+        return True
+    word = m["word"].lstrip("([{\"'“‘").lower()
+    if word in _NEVER:
+        return False
+    if _INITIAL.search(m["word"]):
+        return False  # "J. Smith", "E. coli"
+    if word in _PERHAPS:
+        return following[0].isupper() and following.strip(".,;:").lower() in _OPENERS
+    return True

@@ -1,0 +1,94 @@
+"""Puts the papers' lines into ``train.jsonl`` and ``val.jsonl`` in the order of the corpus, in which they do not arrive."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from papertune.dataset.making import Made
+from papertune.errors import from_os_error
+from papertune.files import writing
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A file that was written: its sum, lines and their tokens."""
+
+    path: Path
+    sha256: str
+    size: int
+    examples: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A paper in the spool: where its lines begin, how long each is and how many tokens it has."""
+
+    name: str
+    source: str
+    sha256: str
+    at: int
+    lengths: array[int]
+    tokens: array[int]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+
+class Spool:
+    """Lines on disk in a nameless file of ``folder``, which the system removes however the process ends. A context manager."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        try:
+            self._file = tempfile.TemporaryFile(dir=folder, prefix="spool-")  # noqa: SIM115 - closed by __exit__
+        except OSError as error:
+            raise from_os_error(error, folder) from error
+        self.entries: dict[int, Entry] = {}
+
+    def add(self, number: int, made: Made) -> None:
+        """Takes in the lines of the paper with this number in the order of the corpus. Raises DiskFull or CannotWrite."""
+        lengths = array("L", map(len, made.lines))
+        entry = Entry(made.name, made.source, made.sha256, self._file.tell(), lengths, array("L", made.tokens))
+        try:
+            self._file.writelines(made.lines)
+        except OSError as error:
+            raise from_os_error(error, self._folder) from error
+        self.entries[number] = entry
+
+    def papers(self) -> Iterator[Entry]:
+        """The entries in the order of the corpus."""
+        for number in sorted(self.entries):
+            yield self.entries[number]
+
+    def lines(self, entry: Entry) -> Iterator[bytes]:
+        self._file.seek(entry.at)
+        for length in entry.lengths:
+            yield self._file.read(length)
+
+    def write(self, path: Path, chosen: Iterator[tuple[Entry, list[int]]]) -> Written:
+        """Writes the lines of these entries that have these places. Raises DiskFull or CannotWrite."""
+        digest = hashlib.sha256()
+        size = examples = tokens = 0
+        with writing(path) as out:
+            for entry, places in chosen:
+                lines = list(self.lines(entry))
+                picked = b"".join(lines[k] + b"\n" for k in places)
+                out.write(picked)
+                digest.update(picked)
+                size += len(picked)
+                examples += len(places)
+                tokens += sum(entry.tokens[k] for k in places)
+        return Written(path, digest.hexdigest(), size, examples, tokens)
+
+    def __enter__(self) -> Spool:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._file.close()

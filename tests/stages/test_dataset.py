@@ -1,0 +1,226 @@
+"""The step as its users meet it: files in, two files out."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+
+from papertune.base import open_base
+from papertune.config import PrepareConfig
+from papertune.dataset.stage import run
+from papertune.errors import FolderMissing, NoInputFiles, TooFewPapers
+from papertune.events import Report, Started, Unit
+from papertune.manifest import read_manifest
+from papertune.records import Example, read_examples
+from papertune.tokenizer import open_tokenizer
+from tests.papers import write_papers
+
+
+def prepare(folder: Path, out: Path, **settings: object) -> Report:
+    return run(PrepareConfig(input_dir=folder, output_dir=out, **settings))
+
+
+def examples(out: Path, name: str = "train.jsonl") -> list[Example]:
+    return list(read_examples(out / name))
+
+
+@pytest.fixture(scope="module")
+def papers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("text")
+    write_papers(folder, count=40, seed=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dataset(papers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("dataset")
+    prepare(papers, out)
+    return out
+
+
+def test_no_paper_stands_on_both_sides(dataset: Path) -> None:
+    train, val = ({e.paper for e in examples(dataset, name)} for name in ("train.jsonl", "val.jsonl"))
+    assert train
+    assert val
+    assert not train & val
+
+
+@pytest.mark.parametrize("ratio", [0.05, 0.1, 0.3])
+def test_the_share_of_chunks_for_validation_is_as_asked(papers: Path, tmp_path: Path, ratio: float) -> None:
+    prepare(papers, tmp_path, val_ratio=ratio)
+    train, val = len(examples(tmp_path)), len(examples(tmp_path, "val.jsonl"))
+    assert val / (train + val) == pytest.approx(ratio, abs=0.002 + 1 / (train + val))
+
+
+@pytest.mark.parametrize(("size", "max_tokens"), [(2000, 512), (600, 512), (5000, 256), (8000, 2048)])
+def test_every_example_fits_both_caps(papers: Path, tmp_path: Path, size: int, max_tokens: int) -> None:
+    tokenizer = open_tokenizer(open_base("tiny").folder)
+    prepare(papers, tmp_path, chunk_size=size, overlap=size // 10, max_tokens=max_tokens)
+    for name in ("train.jsonl", "val.jsonl"):
+        for example in examples(tmp_path, name):
+            assert len(example.text) <= size
+            assert len(tokenizer.encode(example.prompt)) + len(tokenizer.encode(example.text)) + 2 <= max_tokens
+
+
+def test_the_text_is_the_files_own_at_its_span(papers: Path, dataset: Path) -> None:
+    for example in examples(dataset):
+        start, end = example.span or (0, 0)
+        assert (papers / f"{example.paper}.txt").read_text(encoding="utf-8")[start:end] == example.text
+
+
+def test_chunks_go_on_where_the_one_before_stopped_with_whole_sentences_repeated(dataset: Path) -> None:
+    repeated = []
+    for before, after in zip(examples(dataset), examples(dataset)[1:], strict=False):
+        if before.paper != after.paper or before.end:
+            continue
+        assert before.span
+        assert after.span
+        overlap = before.span[1] - after.span[0]
+        assert -2 <= overlap <= 200
+        repeated.append(overlap)
+        assert before.text[-1] in ".?!"
+        assert after.text[0].isupper()
+    assert sum(overlap > 0 for overlap in repeated) > 0.9 * len(repeated)
+
+
+def test_no_text_is_lost(papers: Path, dataset: Path) -> None:
+    everything = [*examples(dataset), *examples(dataset, "val.jsonl")]
+    for path in papers.glob("*.txt"):
+        text = path.read_text(encoding="utf-8")
+        covered = [False] * len(text)
+        for example in everything:
+            if example.paper == path.stem and example.span:
+                covered[example.span[0] : example.span[1]] = [True] * (example.span[1] - example.span[0])
+        left = "".join(c for c, seen in zip(text, covered, strict=True) if not seen)
+        assert all(line.startswith("#") for line in left.split("\n") if line.strip())
+
+
+def test_the_prompt_names_title_and_headings_and_marks_a_gap(tmp_path: Path) -> None:
+    folder = tmp_path / "text"
+    folder.mkdir()
+    body = "The river was measured twice a day in every season of the year. " * 12
+    (folder / "a.txt").write_text(f"# On rivers\n\n## Methods\n\n### Sampling\n\n{body}\n\n## Results\n\n{body}\n")
+    (folder / "b.txt").write_text(f"# On lakes\n\n{body}\n")
+    prepare(folder, tmp_path, chunk_size=500, overlap=50)
+    prompts = [e.prompt for e in examples(tmp_path) + examples(tmp_path, "val.jsonl") if e.paper == "a"]
+    assert prompts[0] == "# On rivers\n\n## Methods\n\n### Sampling\n\n"
+    assert prompts[1] == "# On rivers\n\n## Methods\n\n### Sampling\n\n…\n\n"
+    assert "# On rivers\n\n## Results\n\n" in prompts
+
+
+def test_end_is_said_only_where_a_section_ends(papers: Path, dataset: Path) -> None:
+    for example in examples(dataset):
+        text = (papers / f"{example.paper}.txt").read_text(encoding="utf-8")
+        after = text[example.span[1] :].lstrip() if example.span else ""
+        assert example.end == (not after or after.startswith("#"))
+
+
+def test_no_example_ends_on_a_heading(dataset: Path) -> None:
+    assert not [e.id for e in examples(dataset) if e.text.rpartition("\n")[2].startswith("#")]
+
+
+def test_a_cap_on_samples_leaves_every_paper_its_share(papers: Path, dataset: Path, tmp_path: Path) -> None:
+    prepare(papers, tmp_path, max_samples=100)
+    whole, capped = examples(dataset), examples(tmp_path)
+    assert len(capped) == 100
+    assert {e.id for e in capped} <= {e.id for e in whole}
+    share = len(capped) / len(whole)
+    for paper in {e.paper for e in whole}:
+        had, has = (sum(e.paper == paper for e in group) for group in (whole, capped))
+        assert abs(has - had * share) <= 2
+    assert examples(tmp_path, "val.jsonl") == examples(dataset, "val.jsonl")
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_the_bytes_do_not_depend_on_the_workers(papers: Path, dataset: Path, tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("papertune.dataset.stage._SMALL", 0)
+    monkeypatch.setattr("papertune.dataset.stage._BATCH", 1 << 14)
+    prepare(papers, tmp_path, workers=workers)
+    for name in ("train.jsonl", "val.jsonl"):
+        assert (tmp_path / name).read_bytes() == (dataset / name).read_bytes()
+
+
+def test_another_seed_is_another_split(papers: Path, dataset: Path, tmp_path: Path) -> None:
+    prepare(papers, tmp_path, seed=1)
+    assert {e.paper for e in examples(tmp_path, "val.jsonl")} != {e.paper for e in examples(dataset, "val.jsonl")}
+
+
+def test_nothing_is_done_twice_and_a_change_is_seen(papers: Path, tmp_path: Path) -> None:
+    assert not prepare(papers, tmp_path).fresh
+    again = prepare(papers, tmp_path)
+    assert again.fresh
+    assert again.states["fresh"] == 40
+    assert not prepare(papers, tmp_path, chunk_size=1500).fresh
+    (tmp_path / "val.jsonl").write_bytes(b"")
+    assert not prepare(papers, tmp_path, chunk_size=1500).fresh
+
+
+def test_the_time_is_printed_last_and_called_an_estimate(papers: Path, tmp_path: Path) -> None:
+    report = prepare(papers, tmp_path, gpu="RTX 3070")
+    name, figure = report.summary[-1]
+    assert name == "Estimated training time"
+    assert "estimate" in figure
+    assert "RTX 3070" in figure
+    assert report.next_command == "python finetune.py"
+
+
+def test_the_manifest_leads_back_to_the_papers(papers: Path, dataset: Path) -> None:
+    _, items = read_manifest(dataset / "dataset.json")
+    whole = list(items.values())[-1]
+    assert set(whole["files"]) == {"train.jsonl", "val.jsonl"}
+    assert {path.stem for path in papers.glob("*.txt")} < set(items)
+
+
+def test_pages_and_source_come_from_the_sidecar(tmp_path: Path) -> None:
+    folder = tmp_path / "text"
+    write_papers(folder, count=2, seed=3)
+    path = folder / "paper-00.txt"
+    blocks = [
+        {"kind": "paragraph", "text": text, "places": [{"page": 2 + k, "box": None}], "level": 0}
+        for k, text in enumerate(p for p in path.read_text().split("\n\n") if not p.startswith("#"))
+    ]
+    sidecar = {"version": 1, "source": "p.pdf", "sha256": "ab", "engine": "fast", "pages": 90, "blocks": blocks}
+    path.with_name("paper-00.blocks.json").write_text(json.dumps(sidecar))
+    prepare(folder, tmp_path)
+    found = [e for e in examples(tmp_path) + examples(tmp_path, "val.jsonl") if e.paper == "paper-00"]
+    assert {(e.source, e.sha256) for e in found} == {("p.pdf", "ab")}
+    assert found[0].pages
+    assert found[0].pages[0] == 2
+    assert all(a.pages <= b.pages for a, b in itertools.pairwise(found))
+
+
+def test_a_persons_own_wrapped_text_is_read(tmp_path: Path) -> None:
+    folder = tmp_path / "text"
+    folder.mkdir()
+    for name in ("a.txt", "b.md"):
+        (folder / name).write_bytes(("﻿Wind moves sand over\r\nthe dune. It falls on\r\nthe lee side.\r\n\r\nThe dune\r\nmoves on. " * 3).encode())
+    prepare(folder, tmp_path)
+    texts = [e.text for e in examples(tmp_path) + examples(tmp_path, "val.jsonl")]
+    assert all(text.startswith("Wind moves sand over the dune. It falls on the lee side.\n\nThe dune moves on.") for text in texts)
+
+
+def test_every_paper_is_reported_as_it_is_finished(papers: Path, tmp_path: Path) -> None:
+    events: list[object] = []
+    run(PrepareConfig(input_dir=papers, output_dir=tmp_path), on_event=events.append)
+    assert [e.total for e in events if isinstance(e, Started)] == [40]
+    assert [e.done for e in events if isinstance(e, Unit)] == list(range(1, 41))
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_too_few_papers_are_refused(tmp_path: Path, count: int) -> None:
+    folder = tmp_path / "text"
+    write_papers(folder, count=count, seed=1)
+    (folder / "empty.txt").write_text("\n")
+    with pytest.raises(TooFewPapers, match="one paper" if count else "no paper"):
+        prepare(folder, tmp_path / "out")
+    assert not (tmp_path / "out" / "train.jsonl").exists()
+
+
+def test_wrong_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(FolderMissing):
+        prepare(tmp_path / "absent", tmp_path / "out")
+    with pytest.raises(NoInputFiles):
+        prepare(tmp_path, tmp_path / "out")
