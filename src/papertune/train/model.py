@@ -1,0 +1,95 @@
+"""The frozen base in 4 bits with trainable LoRA weights, as transformers, bitsandbytes and PEFT build it."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from papertune.errors import MissingLibrary
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+LoraShapes = dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """``kind`` is "cuda" or "cpu"; ``dtype`` is the type matrices are multiplied in; ``title`` is for people."""
+
+    kind: str
+    dtype: torch.dtype
+    title: str
+
+
+def choose_device() -> Device:
+    """The first CUDA GPU, else the CPU. bfloat16 where the card computes in it, float16 on older cards, float32 on a CPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return Device("cpu", torch.float32, f"CPU, {torch.get_num_threads()} threads")
+    name = torch.cuda.get_device_name()
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return Device("cuda", torch.bfloat16, f"{name}, bfloat16")
+    return Device("cuda", torch.float16, f"{name}, float16")
+
+
+def load_model(folder: Path, device: Device, *, rank: int, alpha: float, dropout: float, targets: tuple[str, ...]) -> Any:
+    """A PEFT model on ``device``: linear layers in NF4 with double quantisation, the rest as stored, LoRA weights in float32.
+
+    On a GPU the weights go there straight from the file, quantised on arrival, and layers are checkpointed: only their inputs are kept
+    for the backward pass. PEFT's prepare_model_for_kbit_training is not used: its float32 copies of embedding and norms cost 1 GB.
+    Raises MissingLibrary.
+    """
+    try:
+        import bitsandbytes  # noqa: F401 - transformers' own message when it is absent is long
+        import peft
+        import transformers
+    except ImportError as error:
+        raise MissingLibrary(f"{error.name or error} is needed for training and does not import.", "Run: papertune doctor") from error
+    hf, lora = cast(Any, transformers), cast(Any, peft)  # typed in part only
+    hf.utils.logging.disable_progress_bar()  # a step prints nothing
+    quantized = hf.BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=device.dtype
+    )
+    settings = lora.LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets), task_type="CAUSAL_LM")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, message=".*is_gradient_checkpointing.*")  # PEFT asks by transformers' old name
+        base = hf.AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=device.dtype,
+            device_map={"": 0 if device.kind == "cuda" else "cpu"},
+            quantization_config=quantized,
+            attn_implementation="sdpa",
+            local_files_only=True,
+        )
+        model = lora.get_peft_model(base, settings)
+        if device.kind == "cuda":
+            base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    model.train()
+    return model
+
+
+def lora_parameters(model: Any) -> dict[str, torch.nn.Parameter]:
+    """The trainable parameters under the names PEFT gives them in a saved adapter, in a fixed order."""
+    return {name.replace(".default.", "."): p for name, p in sorted(model.named_parameters()) if p.requires_grad}
+
+
+def initial_adapter(shapes: LoraShapes, seed: int) -> dict[str, np.ndarray]:
+    """LoRA weights to begin with: A uniform within ±1/√inputs (what PEFT's Kaiming rule comes to), B zero. The same on every device."""
+    import numpy as np
+
+    random = np.random.Generator(np.random.PCG64([seed, 0x4C6F5241]))
+    tensors = {}
+    for name, shape in sorted(shapes.items()):
+        if ".lora_A." in name:
+            tensors[name] = ((random.random(shape, dtype=np.float32) * 2 - 1) / np.float32(shape[1] ** 0.5)).astype(np.float32)
+        else:
+            tensors[name] = np.zeros(shape, dtype=np.float32)
+    return tensors
