@@ -1,0 +1,147 @@
+"""Takes files through their chains of backends, writes what comes out, and keeps the books."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from papertune.config import ExtractConfig
+from papertune.device import cores
+from papertune.errors import PapertuneError
+from papertune.events import OnEvent, Unit
+from papertune.extract.backend import BACKENDS, Options
+from papertune.extract.ledger import Job, Ledger, sidecar_path, text_path
+from papertune.extract.reading import Answer, Task, read
+from papertune.extract.states import FAULTS_OF_BACKEND, INCONCLUSIVE, WRITTEN, State, state_of
+from papertune.files import write_text
+from papertune.supervise import Outcome, Workers
+
+LOG = "extract.log"
+
+LOADING = 120.0
+"""Seconds on top of the limit for a backend that may first have to load models."""
+
+MODELS_MEMORY = 8192
+"""MiB that a process with models, and perhaps CUDA, may take where --memory-limit is lower."""
+
+
+@dataclass(slots=True)
+class Reading:
+    """The reading of this run's files. ``states`` and ``done`` count all input files, those known from earlier runs too; ``written`` and
+    ``pages`` are this run's."""
+
+    config: ExtractConfig
+    options: Options
+    ledger: Ledger
+    log: logging.Logger
+    on_event: OnEvent
+    states: Counter[State]
+    done: int
+    written: list[Path] = field(default_factory=list)
+    pages: int = 0
+    begin: float = field(default_factory=time.monotonic)
+
+    def read_all(self, jobs: list[Job]) -> None:
+        """Files that were being read when papertune ended go first and one at a time: if one of them ends it again, only that one is blamed.
+        In each part, files for a backend that loads models go first; those it fails on join the others."""
+        for job in jobs:
+            if not job.chain:
+                self._end(job, _verdict(job), 0.0)
+        suspects, others = [job for job in jobs if job.ends], [job for job in jobs if job.chain and not job.ends]
+        for part, count in ((suspects, 1), (others, self.config.workers or cores())):
+            heavy, light = [job for job in part if _loads_models(job)], [job for job in part if not _loads_models(job)]
+            light += self._read(heavy, 1, self.config.timeout + LOADING, max(self.config.memory_limit, MODELS_MEMORY))
+            self._read(light, count, self.config.timeout, self.config.memory_limit)
+
+    def _read(self, jobs: list[Job], count: int, timeout: float, memory: int) -> list[Job]:
+        """Reads the jobs in ``count`` workers under these limits (seconds, MiB). Returns those that a backend with models failed on."""
+        if not jobs:
+            return []
+        by_path = {job.file.path: job for job in jobs}
+        passed_on = []
+        workers = Workers(
+            read,
+            count=count,
+            timeout=timeout,
+            memory_limit=memory << 20,
+            log=self.config.output_dir / LOG,
+            on_start=lambda task: self.ledger.started(by_path[task.path]),
+        )
+        with workers, self._putting_back(workers, by_path):
+            for job in jobs:
+                workers.submit(self._task(job))
+            for task, outcome in workers.outcomes():
+                job = by_path[task.path]
+                answer: Answer = outcome.value if outcome.status == "ok" else Answer(state_of(outcome), _words(outcome))
+                failed = answer.state in FAULTS_OF_BACKEND or (job.failures and answer.state in INCONCLUSIVE)
+                if not failed:
+                    self._end(job, answer, outcome.seconds)
+                    continue
+                had_models = _loads_models(job)
+                self.log.warning("%s: %s failed, %s: %s (%.2f s)", job.file.path, job.chain[0], answer.state, answer.reason, outcome.seconds)
+                job.failures.append((job.chain[0], answer.state, answer.reason))
+                job.chain, job.ends = job.chain[1:], 0
+                if not job.chain:
+                    self._end(job, _verdict(job), outcome.seconds)
+                    continue
+                self.ledger.waiting(job)
+                if had_models:
+                    passed_on.append(job)
+                else:
+                    workers.submit(self._task(job), first=True)
+        return passed_on
+
+    @contextmanager
+    def _putting_back(self, workers: Workers[Task], by_path: Mapping[Path, Job]) -> Iterator[None]:
+        """If the run is stopped here, the files in progress are no suspects: they are simply not done."""
+        try:
+            yield
+        except BaseException:
+            with suppress(PapertuneError):  # a full disk is what stopped the run, perhaps
+                for task in workers.running():
+                    self.ledger.waiting(by_path[task.path])
+            raise
+
+    def _task(self, job: Job) -> Task:
+        file, engine = job.file, job.chain[0]
+        return Task(file.path, file.source, job.sha256, file.size, file.mtime, engine, BACKENDS[engine][0], self.options, self.config.min_length)
+
+    def _end(self, job: Job, answer: Answer, seconds: float) -> None:
+        """The outputs first, then the record that promises them, then the news."""
+        folder, engine = self.config.output_dir, job.chain[0] if job.chain else ""
+        text, sidecar = text_path(folder, job.output), sidecar_path(folder, job.output)
+        if answer.state in WRITTEN:
+            write_text(sidecar, answer.sidecar)
+            write_text(text, answer.text)
+            self.written.append(text)
+        else:  # what other settings once made of this file would be taken for its text
+            text.unlink(missing_ok=True)
+            sidecar.unlink(missing_ok=True)
+        self.ledger.ended(job, answer, engine)
+        self.log.info(
+            "%s: %s by %s, %d pages, %d characters, %.2f s%s",
+            job.file.path, answer.state, engine or "none", answer.pages, answer.chars, seconds, f": {answer.reason}" if answer.reason else "",
+        )  # fmt: skip
+        self.states[answer.state] += 1
+        self.pages += answer.pages
+        self.done += 1
+        rate = self.pages / max(time.monotonic() - self.begin, 1e-9)
+        self.on_event(Unit(self.done, job.file.source, {"pages/s": f"{rate:.1f}"}))
+
+
+def _loads_models(job: Job) -> bool:
+    return job.chain[:1] == ("docling",)
+
+
+def _verdict(job: Job) -> Answer:
+    """When every backend has failed: the first one's state, and what each of them said."""
+    return Answer(job.failures[0][1], "; ".join(f"{engine}: {reason}" for engine, _, reason in job.failures))
+
+
+def _words(outcome: Outcome) -> str:
+    return f"{outcome.error}: {outcome.detail}" if outcome.error else outcome.detail

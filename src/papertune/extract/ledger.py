@@ -1,0 +1,129 @@
+"""What earlier runs know of each file, and what this one learns, on top of ``.resume.json``.
+
+The manifest has one item an input file. Its key is the file's path, seen from the output folder, so that both may be moved together. ``made``
+tells from which bytes, with which settings and by which version of this code the item came: the file is done while that holds and its
+outputs are there. ``size`` and ``mtime`` spare hashing a file that was not touched.
+
+An item in the state ``started`` was being read, by ``engine``, when papertune ended without a word: ``ends`` counts how often. One in the
+state ``waiting`` still has that engine before it. ``failures`` lists the backends that have failed on the file, with state and reason.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from papertune.extract.discover import Found
+from papertune.extract.reading import Answer
+from papertune.extract.states import PASSING, STATES, WRITTEN, State
+from papertune.manifest import Item, Manifest
+
+CODE_VERSION = 1
+"""Raised when this room would write something else for the same file."""
+
+ENDS = 3
+"""So often papertune may end while a file is read before that file is held responsible: a kill or a power cut is no fault of the file's."""
+
+
+@dataclass(slots=True)
+class Job:
+    """A file to be read. ``chain`` are the backends still before it, the next one first; ``output`` is its outputs' name without suffix."""
+
+    file: Found
+    sha256: str
+    made: str
+    output: str
+    chain: tuple[str, ...]
+    failures: list[tuple[str, State, str]] = field(default_factory=list)
+    ends: int = 0
+
+
+def text_path(folder: Path, output: str) -> Path:
+    return folder / f"{output}.txt"
+
+
+def sidecar_path(folder: Path, output: str) -> Path:
+    return folder / f"{output}.blocks.json"
+
+
+class Ledger:
+    """The manifest's items as extraction means them. ``folder`` is the output folder."""
+
+    def __init__(self, manifest: Manifest, folder: Path) -> None:
+        self._manifest = manifest
+        self._folder = folder.absolute()
+
+    def item(self, file: Found) -> Item:
+        return self._manifest.items.get(self._key(file), {})
+
+    def known_hash(self, file: Found) -> str:
+        """The file's SHA-256 if it is as it was when last hashed, else ""."""
+        item = self.item(file)
+        same = item.get("size") == file.size and item.get("mtime") == file.mtime
+        return str(item.get("sha256", "")) if same else ""
+
+    def names(self, files: Iterable[Found]) -> dict[Path, str]:
+        """The names that earlier runs gave to outputs of these files."""
+        return {file.path: name for file in files if (name := self.item(file).get("output"))}
+
+    def ended_as(self, file: Found, made: str, output: str) -> State | None:
+        """The state the file is known to end in; None when it must be read."""
+        item = self.item(file)
+        state = item.get("state")
+        if state not in STATES or state in PASSING or item.get("made") != made:
+            return None
+        if state in WRITTEN:
+            whole = item.get("output") == output and text_path(self._folder, output).is_file() and sidecar_path(self._folder, output).is_file()
+            return cast(State, state) if whole else None
+        return cast(State, state)
+
+    def resume(self, job: Job) -> None:
+        """Takes up what an earlier run learnt about the file before it ended."""
+        item = self.item(job.file)
+        if item.get("made") != job.made or item.get("state") not in ("started", "waiting"):
+            return
+        job.failures = [(engine, state, reason) for engine, state, reason in item["failures"]]
+        job.ends = item["ends"]
+        if item["engine"] in job.chain:
+            job.chain = job.chain[job.chain.index(item["engine"]) :]
+        if item["state"] == "started":
+            job.ends += 1
+        if job.ends >= ENDS:
+            job.failures.append((job.chain[0], "crash", f"papertune ended {job.ends} times while reading it"))
+            job.chain, job.ends = job.chain[1:][-1:], 0
+
+    def started(self, job: Job) -> None:
+        self._record_open(job, "started")
+
+    def waiting(self, job: Job) -> None:
+        self._record_open(job, "waiting")
+
+    def ended(self, job: Job, answer: Answer, engine: str) -> None:
+        """Written after the outputs are safely on disk."""
+        self._record(
+            job, answer.state, answer.reason, engine=engine, pages=answer.pages, chars=answer.chars, failures=job.failures, output=job.output
+        )
+
+    def ended_unread(self, file: Found, state: State, reason: str, *, sha256: str = "", made: str = "") -> None:
+        """For a file that no backend sees: unreadable, a duplicate, not what its name says. The record is spared when it stands already."""
+        fields = {"made": made, "sha256": sha256, "size": file.size, "mtime": file.mtime, "state": state, "reason": reason}
+        if self.item(file) != {"key": self._key(file), **fields}:
+            self._manifest.record(self._key(file), **fields)
+
+    def _record_open(self, job: Job, state: str) -> None:
+        self._record(job, state, "", engine=job.chain[0], ends=job.ends, failures=job.failures, output=job.output)
+
+    def _record(self, job: Job, state: str, reason: str, **more: Any) -> None:
+        file = job.file
+        self._manifest.record(
+            self._key(file), made=job.made, sha256=job.sha256, size=file.size, mtime=file.mtime, state=state, reason=reason, **more
+        )
+
+    def _key(self, file: Found) -> str:
+        try:
+            return Path(os.path.relpath(file.path, self._folder)).as_posix()
+        except ValueError:  # another drive
+            return str(file.path)

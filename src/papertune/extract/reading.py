@@ -1,0 +1,70 @@
+"""What a worker process does: one file through one backend, ending in an answer that is small enough to send."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+from papertune.extract.backend import Backend, CannotRead, Options, PartlyRead, open_backend
+from papertune.extract.states import State
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One file for one backend. ``maker`` is ``module:function``; ``size`` and ``mtime`` are those of the bytes that were hashed."""
+
+    path: Path
+    source: str
+    sha256: str
+    size: int
+    mtime: int
+    engine: str
+    maker: str
+    options: Options
+    min_length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """``text`` and ``sidecar`` are set in the states that are written; ``chars`` is the length of the running text."""
+
+    state: State
+    reason: str = ""
+    text: str = ""
+    sidecar: str = ""
+    pages: int = 0
+    chars: int = 0
+
+
+def read(task: Task) -> Answer:
+    """The function the workers run. Whatever the backend did not foresee goes on to the supervisor as an exception, or kills the process."""
+    state: State = "ok"
+    reason = ""
+    try:
+        document = _backend(task.maker, task.options).read(task.path)
+    except PartlyRead as error:
+        state, reason, document = "partial", str(error), error.document
+    except CannotRead as error:
+        return Answer(error.state, str(error))
+    except (FileNotFoundError, PermissionError) as error:
+        return Answer("unreadable", error.strerror or str(error))
+    try:
+        status = task.path.stat()
+    except OSError as error:
+        return Answer("unreadable", error.strerror or str(error))
+    if (status.st_size, status.st_mtime_ns) != (task.size, task.mtime):
+        return Answer("changed", "it was written to while it was read; run again")
+    document = replace(document, source=task.source, sha256=task.sha256, engine=task.engine)
+    text = document.running_text()
+    chars = len(text.strip())
+    if chars < task.min_length:
+        what: State = "no_text" if not document.blocks else "too_short"
+        return Answer(what, f"{chars} characters of running text, --min-length is {task.min_length}", pages=document.pages, chars=chars)
+    return Answer(state, reason, text, document.to_json(), document.pages, chars)
+
+
+@cache
+def _backend(maker: str, options: Options) -> Backend:
+    """Made once a process: Docling's models take seconds to load."""
+    return open_backend(maker, options)

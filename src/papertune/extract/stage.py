@@ -1,0 +1,101 @@
+"""Step 1: PDF and EPUB files to clean text, one ``NAME.txt`` and one ``NAME.blocks.json`` a file.
+
+Every file is read in a process that may die. A file that defeats one backend goes to the next, in the same run; one that was being read
+when papertune itself ended is found in ``.resume.json`` by the next run (``ledger``). Texts and states depend on the files and the settings
+alone: not on the number of workers, nor on how often the run was stopped.
+"""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from papertune.config import ExtractConfig
+from papertune.errors import NoInputFiles, NothingExtracted, from_os_error
+from papertune.events import Notice, OnEvent, Report, Started, ignore
+from papertune.extract.chain import LOG, Reading
+from papertune.extract.discover import discover
+from papertune.extract.engines import choose_engines
+from papertune.extract.ledger import Ledger
+from papertune.extract.states import STATES, WRITTEN, State
+from papertune.extract.stock import take_stock
+from papertune.files import make_folder
+from papertune.manifest import Manifest
+
+
+def run(config: ExtractConfig, *, on_event: OnEvent = ignore) -> Report:
+    """Raises FolderMissing, FolderUnreadable, NoInputFiles, NothingExtracted, MissingLibrary, MissingWeights, Busy, DiskFull, CannotWrite
+    or WorkersCannotStart. What is wrong with single files is no error: the report counts it."""
+    files = discover(config.input_dir, lambda text: on_event(Notice(text, "warning")))
+    if not files:
+        folders = ", ".join(map(str, config.input_dir))
+        raise NoInputFiles(f"There is no PDF or EPUB file in {folders}.", "Name the folders that hold your papers: --input-dir FOLDER ….")
+    engines = choose_engines(config, on_event)
+    make_folder(config.output_dir)
+    header = {"step": "extract", "engines": engines.pdf, "min_length": config.min_length, "inputs": [str(path) for path in config.input_dir]}
+    with Manifest(config.output_dir / ".resume.json", header, resume=config.resume) as manifest, _logging(config.output_dir / LOG) as log:
+        log.info("the run begins: %d files, engines %s", len(files), " > ".join(engines.pdf))
+        ledger = Ledger(manifest, config.output_dir)
+        stock = take_stock(files, ledger, engines, config.min_length, log)
+        on_event(Started("Extracting text", len(files), "files", len(files) - len(stock.jobs)))
+        reading = Reading(config, engines.options, ledger, log, on_event, stock.states, len(files) - len(stock.jobs))
+        reading.read_all(stock.jobs)
+        log.info("the run ends: %s", _counts(reading.states))
+    if not any(reading.states[state] for state in WRITTEN):
+        what = f"No text came out of {len(files)} files: {_counts(reading.states)}."
+        raise NothingExtracted(what, f"The reasons stand in {config.output_dir / LOG}.")
+    return _report(config, reading, fresh=not stock.jobs)
+
+
+def _report(config: ExtractConfig, reading: Reading, *, fresh: bool) -> Report:
+    seconds = time.monotonic() - reading.begin
+    report = Report("extract", written=reading.written, states=Counter({str(state): count for state, count in reading.states.items()}), fresh=fresh)
+    report.summary = [(state.replace("_", " "), str(reading.states[state])) for state in STATES if reading.states[state]]
+    if reading.pages:
+        report.summary.append(("pages", f"{reading.pages} in {seconds:.1f} s, {reading.pages / seconds:.1f} a second"))
+    if any(state not in WRITTEN and state != "duplicate" for state in reading.states):
+        report.summary.append(("reasons", str(config.output_dir / LOG)))
+    report.next_command = "papertune prepare"
+    if config.output_dir != ExtractConfig().output_dir:
+        report.next_command += f" --input-dir {shlex.quote(str(config.output_dir))}"
+    return report
+
+
+def _counts(states: Counter[State]) -> str:
+    return ", ".join(f"{states[state]} {state}" for state in STATES if states[state])
+
+
+class _Handler(logging.FileHandler):
+    """Stops the run when the log cannot be written, where ``logging`` would print a traceback and go on."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            super().__init__(path, encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            raise from_os_error(error, path) from error
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, ARG002 - logging's name
+        import sys
+
+        error = sys.exception() if hasattr(sys, "exception") else None
+        if isinstance(error, OSError):
+            raise from_os_error(error, self.baseFilename) from error
+        raise
+
+
+@contextmanager
+def _logging(path: Path) -> Iterator[logging.Logger]:
+    """A logger of this run alone, which adds to the file; the workers add to it what they print."""
+    handler = _Handler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log = logging.Logger("papertune.extract", logging.INFO)
+    log.addHandler(handler)
+    try:
+        yield log
+    finally:
+        handler.close()
