@@ -193,7 +193,7 @@ def quantize_1(src, importance, columns, width, ladder, out):  # type: ignore[no
             _codes(src[at : at + 32], inverse[lane], start[lane], top, final)
             block = out[(base + lane) * block_bytes : (base + lane + 1) * block_bytes]
             put16(to_half(scale[lane]), block, 0)
-            put16(to_half(-(-least[lane])), block, 2)
+            put16(to_half(least[lane]), block, 2)
             pack_32(final, width, block, 4)
 
 

@@ -1,0 +1,88 @@
+"""The metadata of a GGUF: what llama.cpp and Ollama need to run the model, and where it comes from.
+
+Keys, types and order are those of llama.cpp's converter followed by llama-quantize. papertune's own keys begin with ``papertune.``; a
+sliding window is written too, though llama.cpp's Mistral does not read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from papertune.base import Base
+from papertune.errors import UnsupportedModel
+from papertune.export.gguf import Entry
+from papertune.export.mix import Mix
+from papertune.export.vocabulary import Vocabulary
+from papertune.family import head_size, key_value_heads, rope_theta
+
+QUANTIZATION_VERSION = 2  # ggml's GGML_QNT_VERSION
+_SCALING = {"linear": "linear", "yarn": "yarn"}
+
+
+def describe(base: Base, vocabulary: Vocabulary, mix: Mix, *, name: str, provenance: Mapping[str, str]) -> list[Entry]:
+    """All entries for a tuned ``base`` called ``name``. Raises UnsupportedModel for position encodings papertune does not know."""
+    config, family = base.config, base.family
+    arch = family.gguf_architecture
+    entries = [
+        Entry("general.architecture", "str", arch),
+        Entry("general.type", "str", "model"),
+        Entry("general.name", "str", name),
+        *(Entry(f"papertune.{key}", "str", value) for key, value in sorted(provenance.items())),
+        Entry(f"{arch}.block_count", "u32", config["num_hidden_layers"]),
+        Entry(f"{arch}.context_length", "u32", int(config.get("max_position_embeddings", 2048))),
+        Entry(f"{arch}.embedding_length", "u32", config["hidden_size"]),
+        Entry(f"{arch}.feed_forward_length", "u32", config["intermediate_size"]),
+        Entry(f"{arch}.attention.head_count", "u32", config["num_attention_heads"]),
+        Entry(f"{arch}.attention.head_count_kv", "u32", key_value_heads(config)),
+        *_rope(base, arch),
+        Entry(f"{arch}.attention.layer_norm_rms_epsilon", "f32", float(config.get("rms_norm_eps", 1e-6))),
+    ]
+    if config.get("head_dim"):
+        entries.append(Entry(f"{arch}.attention.key_length", "u32", config["head_dim"]))
+        entries.append(Entry(f"{arch}.attention.value_length", "u32", config["head_dim"]))
+    if config.get("sliding_window"):
+        entries.append(Entry(f"{arch}.attention.sliding_window", "u32", config["sliding_window"]))
+    entries += [
+        Entry(f"{arch}.vocab_size", "u32", config["vocab_size"]),
+        Entry(f"{arch}.rope.dimension_count", "u32", head_size(config)),
+        *_tokenizer(vocabulary),
+        Entry("general.quantization_version", "u32", QUANTIZATION_VERSION),
+        Entry("general.file_type", "u32", mix.file_type),
+    ]
+    return entries
+
+
+def _rope(base: Base, arch: str) -> list[Entry]:
+    entries = [Entry(f"{arch}.rope.freq_base", "f32", rope_theta(base.config))]
+    scaling = base.config.get("rope_scaling") or base.config.get("rope_parameters") or {}
+    kind = scaling.get("rope_type", scaling.get("type", "default"))
+    if kind == "default":
+        return entries
+    if kind not in _SCALING:
+        raise UnsupportedModel(f"{base.folder} scales its positions by {kind}, which papertune does not know.", "Choose another base model.")
+    entries.append(Entry(f"{arch}.rope.scaling.type", "str", _SCALING[kind]))
+    entries.append(Entry(f"{arch}.rope.scaling.factor", "f32", float(scaling["factor"])))
+    if kind == "yarn":
+        entries.append(Entry(f"{arch}.rope.scaling.original_context_length", "u32", int(scaling["original_max_position_embeddings"])))
+    return entries
+
+
+def _tokenizer(vocabulary: Vocabulary) -> list[Entry]:
+    entries = [
+        Entry("tokenizer.ggml.model", "str", "llama"),
+        Entry("tokenizer.ggml.pre", "str", "default"),
+        Entry("tokenizer.ggml.tokens", "[str]", vocabulary.tokens),
+        Entry("tokenizer.ggml.scores", "[f32]", vocabulary.scores),
+        Entry("tokenizer.ggml.token_type", "[i32]", vocabulary.types),
+        Entry("tokenizer.ggml.bos_token_id", "u32", vocabulary.bos),
+        Entry("tokenizer.ggml.eos_token_id", "u32", vocabulary.eos),
+    ]
+    if vocabulary.unknown is not None:
+        entries.append(Entry("tokenizer.ggml.unknown_token_id", "u32", vocabulary.unknown))
+    if vocabulary.padding is not None:
+        entries.append(Entry("tokenizer.ggml.padding_token_id", "u32", vocabulary.padding))
+    entries.append(Entry("tokenizer.ggml.add_bos_token", "bool", True))
+    entries.append(Entry("tokenizer.ggml.add_eos_token", "bool", False))
+    if vocabulary.space_prefix is not None:
+        entries.append(Entry("tokenizer.ggml.add_space_prefix", "bool", vocabulary.space_prefix))
+    return entries

@@ -1,0 +1,71 @@
+"""The Modelfile that tells Ollama how to run the exported model: a base model that goes on writing from what it is given.
+
+Grammar: ``INSTRUCTION value`` a line, or a value between triple quotes over several lines (Ollama's docs/modelfile.md). Values that could
+end their quotes, open a template or start a line of their own are refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from papertune.errors import BadValue
+
+TEMPLATE = "{{ .Prompt }}"  # nothing around the prompt: the model goes on from it
+_NAME = re.compile(r"(?:[\w.-]+(?::\d+)?/)?(?:[\w-]+/)?[A-Za-z0-9_][\w.-]{0,79}(?::[A-Za-z0-9_][\w.-]{0,79})?", re.ASCII)
+_CONTEXT = 4096  # tokens; a longer context takes memory whether it is used or not
+
+
+@dataclass(frozen=True, slots=True)
+class Modelfile:
+    """``gguf`` is the file's name as seen from the Modelfile."""
+
+    gguf: str
+    parameters: Mapping[str, float | int | str]
+    template: str = TEMPLATE
+    licence: str = ""
+
+    def text(self) -> str:
+        """Raises BadValue when a value cannot be written safely."""
+        lines = [f"FROM ./{_plain(self.gguf, 'the GGUF file name')}", f'TEMPLATE """{self.template}"""']
+        for name, value in self.parameters.items():
+            written = f'"{_plain(value, name)}"' if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value)
+            lines.append(f"PARAMETER {name} {written}")
+        if self.licence:
+            if '"""' in self.licence:
+                raise BadValue('The licence holds """, which would end it within the Modelfile.', "Leave the licence away.")
+            lines.append(f'LICENSE """{self.licence}"""')
+        return "\n".join(lines) + "\n"
+
+
+def parameters(context_length: int, window: int | None, stop: str) -> dict[str, float | int | str]:
+    """Settings for long text: a base model repeats itself when sampled too greedily, and wanders when sampled too freely.
+
+    The context is kept within the sliding window, because llama.cpp's Mistral attends to everything: beyond the window it would do what the
+    model was never trained for.
+    """
+    return {
+        "num_ctx": min(context_length, window or context_length, _CONTEXT),
+        "num_predict": 1024,
+        "temperature": 0.8,
+        "top_p": 0.95,
+        "min_p": 0.05,
+        "repeat_penalty": 1.1,
+        "repeat_last_n": 256,
+        "stop": stop,
+    }
+
+
+def checked_name(name: str) -> str:
+    """``name`` when Ollama would take it: ``[host/][namespace/]model[:tag]``. Raises BadValue."""
+    if not _NAME.fullmatch(name):
+        what = f"--ollama-name: {name!r} is no name for a model."
+        raise BadValue(what, "Use letters, digits, dots, dashes and underscores, such as scientific-mistral.")
+    return name
+
+
+def _plain(value: str, what: str) -> str:
+    if any(c in value for c in '\n\r\0"') or "{{" in value or value != value.strip():
+        raise BadValue(f"{value!r} cannot stand in a Modelfile ({what}).", "Choose a name without quotes, line breaks or {{.")
+    return value
