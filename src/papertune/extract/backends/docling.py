@@ -1,0 +1,152 @@
+"""Docling: its StandardPdfPipeline with the layout model, for the best labels where a GPU is at hand.
+
+Tables and OCR are off. Docling builds its table stage even then, and that stage imports torchvision, which may be absent or not fit the
+installed torch; so ``_LayoutPipeline`` makes its stages itself and leaves those two out. Everything is loaded from the folder of the
+weights; nothing is downloaded. Written against docling-slim 2.143.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+from docling.datamodel.accelerator_options import AcceleratorOptions
+from docling.datamodel.base_models import ConversionStatus, InputFormat, Page
+from docling.datamodel.document import ConversionResult
+from docling.datamodel.pipeline_options import LayoutObjectDetectionOptions, LayoutPostprocessorOptions, ThreadedPdfPipelineOptions
+from docling.document_converter import DocumentConverter, PdfFormatOption
+from docling.models.stages.form_field.form_field_model import PdfFormFieldModel
+from docling.models.stages.heading_hierarchy.heading_hierarchy_model import HeadingHierarchyModel
+from docling.models.stages.layout.layout_object_detection_model import LayoutObjectDetectionModel
+from docling.models.stages.layout.layout_postprocessing_model import LayoutPostprocessingModel
+from docling.models.stages.page_assemble.page_assemble_model import PageAssembleModel, PageAssembleOptions
+from docling.models.stages.page_preprocessing.page_preprocessing_model import PagePreprocessingModel, PagePreprocessingOptions
+from docling.models.stages.reading_order.readingorder_model import ReadingOrderModel, ReadingOrderOptions
+from docling.pipeline.standard_pdf_pipeline import StandardPdfPipeline
+from docling_core.types.doc.document import ContentLayer, DocItem, DoclingDocument, TableItem, TextItem
+from docling_core.types.doc.labels import DocItemLabel
+
+from papertune.extract.backend import Damaged, NoTextLayer, Options, PartlyRead
+from papertune.extract.sections import mark_references
+from papertune.records import Block, Document, Kind, Place
+
+_BATCH = {"cuda": 16, "cpu": 4}
+"""Pages a layout batch: 16 of 640 x 640 take under 2 GiB beside the model, so an 8 GB card keeps room for the desktop."""
+
+_KINDS: dict[DocItemLabel, Kind] = {
+    DocItemLabel.TITLE: "title",
+    DocItemLabel.SECTION_HEADER: "heading",
+    DocItemLabel.TEXT: "paragraph",
+    DocItemLabel.PARAGRAPH: "paragraph",
+    DocItemLabel.LIST_ITEM: "paragraph",
+    DocItemLabel.CAPTION: "caption",
+    DocItemLabel.FOOTNOTE: "footnote",
+    DocItemLabel.FORMULA: "formula",
+    DocItemLabel.CODE: "formula",  # set apart, and not prose
+    DocItemLabel.REFERENCE: "reference",
+    DocItemLabel.PAGE_HEADER: "furniture",
+    DocItemLabel.PAGE_FOOTER: "furniture",
+    DocItemLabel.DOCUMENT_INDEX: "furniture",
+}
+_OTHER: Kind = "table"  # forms, check boxes, key and value regions
+
+
+class Docling:
+    name = "docling"
+
+    def __init__(self, options: Options) -> None:
+        settings = ThreadedPdfPipelineOptions(artifacts_path=options.models, do_ocr=False, do_table_structure=False)
+        settings.accelerator_options = AcceleratorOptions(device=options.device, num_threads=options.threads)
+        settings.layout_batch_size = _BATCH[options.device]
+        settings.queue_max_size = 2 * _BATCH[options.device]  # page images wait there
+        self._converter = DocumentConverter(
+            allowed_formats=[InputFormat.PDF],
+            format_options={InputFormat.PDF: PdfFormatOption(pipeline_cls=_LayoutPipeline, pipeline_options=settings)},
+        )
+        self._converter.initialize_pipeline(InputFormat.PDF)
+
+    def read(self, path: Path) -> Document:
+        """Raises Damaged, NoTextLayer or PartlyRead."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # means of no pages, deprecated options of its own
+            result = self._converter.convert(path, raises_on_error=False)
+        reason = "; ".join(dict.fromkeys(error.error_message for error in result.errors))
+        if result.status not in (ConversionStatus.SUCCESS, ConversionStatus.PARTIAL_SUCCESS):
+            raise Damaged(reason or f"Docling ended with {result.status.value}")
+        blocks = mark_references(_blocks(result.document))
+        if not blocks:
+            raise NoTextLayer(f"{len(result.pages)} pages without text")
+        document = Document("", "", self.name, len(result.document.pages), blocks)
+        if result.status is ConversionStatus.PARTIAL_SUCCESS:
+            raise PartlyRead(reason, document)
+        return document
+
+
+def _blocks(document: DoclingDocument) -> Iterator[Block]:
+    layers = {ContentLayer.BODY, ContentLayer.FURNITURE}
+    for item, _depth in document.iterate_items(included_content_layers=layers, traverse_pictures=True):
+        if not isinstance(item, DocItem):
+            continue
+        if isinstance(item, TableItem):
+            text = " ".join(cell.text for cell in item.data.table_cells)
+        elif isinstance(item, TextItem):
+            text = item.text or item.orig
+        else:
+            continue
+        text = unicodedata.normalize("NFC", " ".join(text.split()))
+        if text:
+            kind = "furniture" if item.content_layer is ContentLayer.FURNITURE else _KINDS.get(item.label, _OTHER)
+            level = max(1, getattr(item, "level", 1)) if kind == "heading" else 0
+            yield Block(kind, text, tuple(_places(item, document)), level)
+
+
+def _places(item: DocItem, document: DoclingDocument) -> Iterator[Place]:
+    for origin in item.prov:
+        box = origin.bbox.to_top_left_origin(document.pages[origin.page_no].size.height)
+        yield Place(origin.page_no, (round(box.l, 1), round(box.t, 1), round(box.r, 1), round(box.b, 1)))
+
+
+class _PassOn:
+    """A stage that is left out."""
+
+    def __call__(self, _result: ConversionResult, pages: Iterable[Page]) -> Iterable[Page]:
+        yield from pages
+
+
+class _LayoutPipeline(StandardPdfPipeline):
+    """The standard pipeline with neither table nor OCR stage, nor any enrichment."""
+
+    def _init_models(self) -> None:
+        options = self.pipeline_options
+        layout = cast(LayoutObjectDetectionOptions, options.layout_options)
+        self.keep_images = self.keep_backend = False
+        self.preprocessing_model = PagePreprocessingModel(
+            options=PagePreprocessingOptions(
+                images_scale=options.images_scale,
+                skip_cell_extraction=False,
+                capture_reading_order_separators=options.use_reading_order_separators,
+            )
+        )
+        self.layout_model = LayoutObjectDetectionModel(self.artifacts_path, options.accelerator_options, layout)
+        self.layout_postprocessing_model = LayoutPostprocessingModel(
+            options=LayoutPostprocessorOptions(
+                skip_cell_assignment=layout.skip_cell_assignment,
+                keep_empty_clusters=layout.keep_empty_clusters,
+                create_orphan_clusters=layout.create_orphan_clusters,
+                run_postprocessor=self.layout_model.requires_layout_postprocessing,
+            )
+        )
+        self.form_field_model = PdfFormFieldModel(enabled=False)
+        self.ocr_model: Any = _PassOn()
+        self.table_model: Any = _PassOn()
+        self.assemble_model = PageAssembleModel(options=PageAssembleOptions())
+        self.reading_order_model = ReadingOrderModel(options=ReadingOrderOptions(use_page_separators=options.use_reading_order_separators))
+        self.heading_hierarchy_model = HeadingHierarchyModel(options=options.heading_hierarchy_options)
+        self.enrichment_pipe = []
+
+
+def open_backend(options: Options) -> Docling:
+    return Docling(options)
