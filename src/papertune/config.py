@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Self, Union, get_args, get_origin, get_type_hi
 from papertune.errors import BadValue, UnknownSetting
 
 PDF_ENGINES = ("auto", "fast", "docling", "pypdf", "pdfplumber")
+QUANTS = ("Q4_K_M", "Q4_K_S", "Q5_K_M", "Q5_K_S", "Q6_K", "Q8_0", "Q4_0", "Q5_0", "F16", "BF16")
 SEVEN_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -146,7 +147,7 @@ class ExportConfig(Config):
     lora_path: Path = setting(Path("./lora_output/final"), "LoRA adapter weights")
     merged_dir: Path = setting(Path("./merged_model"), "Intermediate merged model (safetensors)")
     gguf_path: Path = setting(Path("./scientific-mistral.gguf"), "Final GGUF file")
-    quant: str = setting("Q4_K_M", "GGUF quantisation (~4.5 GB output)", choices=("Q4_K_M", "Q6_K", "Q8_0", "F16"))
+    quant: str = setting("Q4_K_M", "GGUF quantisation (~4.5 GB output)", choices=QUANTS)
     ollama_name: str = setting("scientific-mistral", "Name used in Ollama")
     skip_merge: bool = setting(False, "Skip merging (already done)")
     skip_convert: bool = setting(False, "Skip GGUF conversion (already done)")
