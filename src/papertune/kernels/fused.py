@@ -1,0 +1,202 @@
+# mypy: ignore-errors
+# ruff: noqa: N803
+"""The ops of ``reference`` as Triton kernels (whose language only looks like Python, hence untyped): one launch an op, each input read
+once and each output written once where that is possible.
+
+op                   bytes moved a token (2-byte numbers)            program
+dequantize           0.516 read + 2 written a weight                 64 blocks of 64 weights
+rms_norm             2H + 2H (with ``add``: 4H + 4H)                 one token, the row in registers
+rms_norm_backward    6H + 2H                                         one token
+rope                 2d + 2d a head                                  one token, all heads
+swiglu (backward)    4F + 2F (6F + 4F)                               one token × 1,024 columns
+dropout (and add)    2H + 2H (4H + 2H)                               one token × 1,024 columns
+cross_entropy        4V (read twice, from cache) + 2V                one position
+
+Arithmetic is in float32 and rounded to the output's type exactly where ``reference`` rounds. Multiply and add are not fused in
+``dequantize`` (``enable_fp_fusion=False``): bitsandbytes rounds between them.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from papertune.kernels.nf4 import BLOCK, NF4
+from papertune.kernels.reference import IGNORED
+
+_BLOCKS = 64  # NF4 blocks a program
+_COLUMNS = 1024  # columns a program, where a row is cut
+
+
+@triton.jit
+def _dequantize(codes, scales, steps, offsets, book, levels, out, blocks, across, stride, BLOCKS: tl.constexpr):
+    b = tl.program_id(0).to(tl.int64) * BLOCKS + tl.arange(0, BLOCKS)
+    real = b < blocks
+    index = tl.load(scales + b, mask=real, other=0).to(tl.int32)
+    s = tl.load(book + index) * tl.load(steps + (b >> 8), mask=real, other=0.0) + tl.load(offsets + (b >> 8), mask=real, other=0.0)
+    pair = tl.load(codes + b[:, None] * 32 + tl.arange(0, 32)[None, :], mask=real[:, None], other=0).to(tl.int32)
+    values = tl.interleave(tl.load(levels + (pair >> 4)) * s[:, None], tl.load(levels + (pair & 15)) * s[:, None])
+    place = out + (b // across) * stride + (b % across) * 64
+    tl.store(place[:, None] + tl.arange(0, 64)[None, :], values.to(out.dtype.element_ty), mask=real[:, None])
+
+
+@triton.jit
+def _rms_norm(x, add, weight, out, z, r, x_stride, out_stride, eps, N, WIDTH: tl.constexpr, ADD: tl.constexpr):
+    t, c = tl.program_id(0).to(tl.int64), tl.arange(0, WIDTH)
+    real = c < N
+    value = tl.load(x + t * x_stride + c, mask=real, other=0.0).to(tl.float32)
+    if ADD:
+        value = (value + tl.load(add + t * N + c, mask=real, other=0.0).to(tl.float32)).to(z.dtype.element_ty)
+        tl.store(z + t * N + c, value, mask=real)
+        value = value.to(tl.float32)
+    root = 1.0 / tl.sqrt(tl.sum(value * value, 0) / N + eps)
+    tl.store(r + t, root)
+    normal = (value * root).to(out.dtype.element_ty).to(tl.float32)
+    result = normal * tl.load(weight + c, mask=real, other=0.0).to(tl.float32)
+    tl.store(out + t * out_stride + c, result.to(out.dtype.element_ty), mask=real)
+
+
+@triton.jit
+def _rms_norm_backward(dy, z, weight, r, total, dy_stride, N, WIDTH: tl.constexpr):
+    t, c = tl.program_id(0).to(tl.int64), tl.arange(0, WIDTH)
+    real = c < N
+    root = tl.load(r + t)
+    normal = tl.load(z + t * N + c, mask=real, other=0.0).to(tl.float32) * root
+    g = tl.load(dy + t * dy_stride + c, mask=real, other=0.0).to(tl.float32) * tl.load(weight + c, mask=real, other=0.0).to(tl.float32)
+    dz = root * (g - normal * (tl.sum(g * normal, 0) / N))
+    sum_ = tl.load(total + t * N + c, mask=real, other=0.0).to(tl.float32) + dz
+    tl.store(total + t * N + c, sum_.to(total.dtype.element_ty), mask=real)
+
+
+@triton.jit
+def _rope(x, cos, sin, stride, sign, HALF, HEADS, WIDTH: tl.constexpr, ALL: tl.constexpr):
+    t = tl.program_id(0).to(tl.int64)
+    c, head = tl.arange(0, WIDTH)[None, :], tl.arange(0, ALL)[:, None]
+    real = (head < HEADS) & (c < HALF)
+    co = tl.load(cos + t * HALF + c, mask=c < HALF, other=0.0)
+    si = tl.load(sin + t * HALF + c, mask=c < HALF, other=0.0) * sign
+    first = x + t * stride + head * (2 * HALF) + c
+    a = tl.load(first, mask=real, other=0.0).to(tl.float32)
+    b = tl.load(first + HALF, mask=real, other=0.0).to(tl.float32)
+    tl.store(first, (a * co - b * si).to(x.dtype.element_ty), mask=real)
+    tl.store(first + HALF, (b * co + a * si).to(x.dtype.element_ty), mask=real)
+
+
+@triton.jit
+def _swiglu(gate_up, out, F, out_stride, WIDTH: tl.constexpr):
+    t, c = tl.program_id(0).to(tl.int64), tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
+    real = c < F
+    gate = tl.load(gate_up + t * 2 * F + c, mask=real, other=0.0).to(tl.float32)
+    up = tl.load(gate_up + t * 2 * F + F + c, mask=real, other=0.0).to(tl.float32)
+    kind = out.dtype.element_ty
+    tl.store(out + t * out_stride + c, ((gate * tl.sigmoid(gate)).to(kind).to(tl.float32) * up).to(kind), mask=real)
+
+
+@triton.jit
+def _swiglu_backward(d, gate_up, F, d_stride, WIDTH: tl.constexpr):
+    t, c = tl.program_id(0).to(tl.int64), tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
+    real = c < F
+    first = gate_up + t * 2 * F + c
+    gate = tl.load(first, mask=real, other=0.0).to(tl.float32)
+    up = tl.load(first + F, mask=real, other=0.0).to(tl.float32)
+    g = tl.load(d + t * d_stride + c, mask=real, other=0.0).to(tl.float32)
+    s = tl.sigmoid(gate)
+    tl.store(first, (g * up * s * (1 + gate * (1 - s))).to(gate_up.dtype.element_ty), mask=real)
+    tl.store(first + F, (g * gate * s).to(gate_up.dtype.element_ty), mask=real)
+
+
+@triton.jit(do_not_specialize=["salt", "least"])
+def _dropout(x, keys, out, N, x_stride, out_stride, salt, least, keep, WIDTH: tl.constexpr, ADD: tl.constexpr):
+    t, c = tl.program_id(0).to(tl.int64), tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
+    real = c < N
+    h = (tl.load(keys + t).to(tl.uint32) ^ salt.to(tl.uint32)) + c.to(tl.uint32) * 0x9E3779B9
+    h = (h ^ (h >> 16)) * 0x7FEB352D
+    h = (h ^ (h >> 15)) * 0x846CA68B
+    h = h ^ (h >> 16)
+    value = tl.load(x + t * x_stride + c, mask=real, other=0.0).to(tl.float32) * keep
+    value = tl.where((h >> 8).to(tl.int32) >= least, value, 0.0)
+    if ADD:
+        value += tl.load(out + t * out_stride + c, mask=real, other=0.0).to(tl.float32)
+    tl.store(out + t * out_stride + c, value.to(out.dtype.element_ty), mask=real)
+
+
+@triton.jit
+def _cross_entropy(logits, targets, losses, scale, V, stride, ignored: tl.constexpr, WIDTH: tl.constexpr):
+    n = tl.program_id(0).to(tl.int64)
+    row, c = logits + n * stride, tl.arange(0, WIDTH)
+    target = tl.load(targets + n).to(tl.int32)
+    counted = target != ignored
+    wanted = tl.load(row + tl.where(counted, target, 0)).to(tl.float32)  # before the sums, whose barriers keep it ahead of the writes below
+    highest, total = -float("inf"), 0.0
+    for first in range(0, V, WIDTH):
+        value = tl.load(row + first + c, mask=first + c < V, other=-float("inf")).to(tl.float32)
+        higher = tl.maximum(highest, tl.max(value, 0))
+        total = total * tl.exp(highest - higher) + tl.sum(tl.exp(value - higher), 0)
+        highest = higher
+    log_sum = highest + tl.log(total)
+    tl.store(losses + n, tl.where(counted, log_sum - wanted, 0.0))
+    factor = tl.where(counted, scale, 0.0)
+    for first in range(0, V, WIDTH):
+        value = tl.load(row + first + c, mask=first + c < V, other=-float("inf")).to(tl.float32)
+        p = tl.exp(value - log_sum) - tl.where(first + c == target, 1.0, 0.0)
+        tl.store(row + first + c, (p * factor).to(logits.dtype.element_ty), mask=first + c < V)
+
+
+def dequantize(weight: NF4, out: Tensor) -> None:
+    blocks, across = weight.scales.numel(), weight.columns // BLOCK
+    arguments = (weight.codes, weight.scales, weight.steps, weight.offsets, weight.book, weight.levels, out, blocks, across, out.stride(0))
+    _dequantize[(triton.cdiv(blocks, _BLOCKS),)](*arguments, BLOCKS=_BLOCKS, num_warps=4, enable_fp_fusion=False)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor, add: Tensor | None) -> tuple[Tensor, Tensor]:
+    tokens, width = x.shape
+    z = x if add is None else torch.empty(tokens, width, dtype=x.dtype, device=x.device)
+    r = torch.empty(tokens, dtype=torch.float32, device=x.device)
+    shape = {"WIDTH": triton.next_power_of_2(width), "ADD": add is not None, "num_warps": _warps(width)}
+    _rms_norm[(tokens,)](x, x if add is None else add, weight, out, z, r, x.stride(0), out.stride(0), eps, width, **shape)
+    return z, r
+
+
+def rms_norm_backward(dy: Tensor, z: Tensor, weight: Tensor, r: Tensor, total: Tensor) -> None:
+    tokens, width = z.shape
+    _rms_norm_backward[(tokens,)](
+        dy, z, weight, r, total, dy.stride(0), width, WIDTH=triton.next_power_of_2(width), num_warps=_warps(width)
+    )  # fmt: skip
+
+
+def rope(x: Tensor, cos: Tensor, sin: Tensor, heads: int, sign: float) -> None:
+    half = cos.shape[1]
+    shape = {"WIDTH": triton.next_power_of_2(half), "ALL": triton.next_power_of_2(heads), "num_warps": 4}
+    _rope[(x.shape[0],)](x, cos, sin, x.stride(0), sign, half, heads, **shape)
+
+
+def swiglu(gate_up: Tensor, out: Tensor) -> None:
+    tokens, width = out.shape
+    _swiglu[(tokens, triton.cdiv(width, _COLUMNS))](gate_up, out, width, out.stride(0), WIDTH=_COLUMNS, num_warps=4)
+
+
+def swiglu_backward(d: Tensor, gate_up: Tensor) -> None:
+    tokens, width = d.shape
+    _swiglu_backward[(tokens, triton.cdiv(width, _COLUMNS))](d, gate_up, width, d.stride(0), WIDTH=_COLUMNS, num_warps=4)
+
+
+def dropout(x: Tensor, keys: Tensor, salt: int, share: float, onto: Tensor | None) -> Tensor:
+    tokens, width = x.shape
+    out = torch.empty(tokens, width, dtype=x.dtype, device=x.device) if onto is None else onto
+    numbers = (width, x.stride(0), out.stride(0), salt, round(share * 2**24), 1 / (1 - share))
+    _dropout[(tokens, triton.cdiv(width, _COLUMNS))](x, keys, out, *numbers, WIDTH=_COLUMNS, ADD=onto is not None, num_warps=4)
+    return out
+
+
+def cross_entropy(logits: Tensor, targets: Tensor, scale: float) -> Tensor:
+    positions, vocabulary = logits.shape
+    losses = torch.empty(positions, dtype=torch.float32, device=logits.device)
+    width = min(8192, triton.next_power_of_2(vocabulary))
+    _cross_entropy[(positions,)](logits, targets, losses, scale, vocabulary, logits.stride(0), ignored=IGNORED, WIDTH=width, num_warps=8)
+    return losses
+
+
+def _warps(width: int) -> int:
+    return 8 if width > 2048 else 4

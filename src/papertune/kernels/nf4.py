@@ -1,0 +1,76 @@
+"""Weights in NF4 with double-quantised scales, the format of bitsandbytes and QLoRA.
+
+A weight matrix is cut, row by row, into blocks of 64 numbers. Per block there is one scale s, and each number is a 4-bit index into a
+table of 16 levels within [-1, 1]; two indices share a byte, the earlier in its upper half. The scales are themselves in 8 bits: of 256
+successive ones, each is an index into a table of 256 values, times one float32 step, plus one float32 offset a matrix:
+
+    s[b] = book[scales[b]] * steps[b // 256] + offset        w[i] = levels[codes[i]] * s[i // 64]
+
+Bytes a weight: 1/2 + 1/64 + 1/4096 = 0.516. Multiplication and addition are rounded apart, in float32, and the product once more to the
+type wanted; that is what bitsandbytes does, and we give the same bits.
+
+Source: Dettmers et al. 2023, "QLoRA" (arXiv 2305.14314), section 3; bitsandbytes ``functional.dequantize_4bit``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+BLOCK = 64  # weights under one scale
+NEST = 256  # scales under one step
+
+
+@dataclass(frozen=True, slots=True)
+class NF4:
+    """A matrix of ``rows`` × ``columns`` weights.
+
+    codes: (rows · columns / 2) uint8; scales: (blocks) uint8; steps, offsets: (⌈blocks / 256⌉) float32; book: (256) and levels: (16) float32.
+    ``offsets`` holds one value a step, so that matrices can stand one under another.
+    """
+
+    rows: int
+    columns: int
+    codes: Tensor
+    scales: Tensor
+    steps: Tensor
+    offsets: Tensor
+    book: Tensor
+    levels: Tensor
+
+    @property
+    def bytes(self) -> int:
+        return sum(t.numel() * t.element_size() for t in (self.codes, self.scales, self.steps, self.offsets))
+
+
+def quantize(weight: Tensor) -> NF4:
+    """(rows, columns) on any device → NF4 by bitsandbytes' own quantiser, so that every engine trains on the same weights.
+
+    Raises ValueError when rows · columns is no multiple of 64.
+    """
+    from bitsandbytes.functional import quantize_4bit
+
+    rows, columns = weight.shape
+    if weight.numel() % BLOCK:
+        raise ValueError(f"{rows} x {columns} weights are no whole number of blocks of {BLOCK}")
+    codes, state = quantize_4bit(weight.contiguous(), blocksize=BLOCK, compress_statistics=True, quant_type="nf4")
+    steps = state.state2.absmax.float()
+    offsets = state.offset.float().reshape(1).expand_as(steps).contiguous()
+    return NF4(rows, columns, codes.reshape(-1), state.absmax, steps, offsets, state.state2.code.float(), state.code.float())
+
+
+def stack(parts: Sequence[NF4]) -> tuple[NF4, ...]:
+    """The matrices one under another as one, so that one launch reads them all; as they are where a step would straddle two of them."""
+    first = parts[0]
+    if len(parts) == 1 or any(part.scales.numel() % NEST or part.columns != first.columns for part in parts):
+        return tuple(parts)
+
+    def joined(field: str) -> Tensor:
+        return torch.cat([getattr(part, field) for part in parts])
+
+    rows = sum(part.rows for part in parts)
+    tables = (first.book, first.levels)
+    return (NF4(rows, first.columns, joined("codes"), joined("scales"), joined("steps"), joined("offsets"), *tables),)

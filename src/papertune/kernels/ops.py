@@ -1,0 +1,180 @@
+"""The one door to the arithmetic of a step: Triton kernels for tensors on a GPU, plain torch for all others. ``reference`` has the formulas.
+
+Ops write into what they are given (``out``, or in place where the name ends in ``_``), so that the caller decides where memory goes.
+None of them knows about autograd: the backward passes are ops of their own.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from types import ModuleType
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from papertune.kernels import reference
+from papertune.kernels.nf4 import BLOCK, NF4
+from papertune.kernels.reference import IGNORED
+
+__all__ = [
+    "IGNORED",
+    "AttentionState",
+    "accumulate_",
+    "attention",
+    "attention_backward",
+    "cross_entropy_",
+    "dequantize",
+    "dropout",
+    "dropout_add_",
+    "rms_norm",
+    "rms_norm_backward_",
+    "rope_",
+    "swiglu",
+    "swiglu_backward_",
+    "unavailable",
+]
+
+
+def unavailable(device: torch.device) -> str:
+    """Why there are no fast kernels for this device, in words; empty when there are."""
+    if device.type != "cuda":
+        return "there is no CUDA GPU"
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        return f"{torch.cuda.get_device_name(device)} is older than compute capability 8.0"
+    try:
+        import triton  # type: ignore[import-not-found,import-untyped,unused-ignore]  # noqa: F401
+    except ImportError:
+        return "Triton is not installed"
+    return ""
+
+
+def _fused(tensor: Tensor) -> ModuleType | None:
+    """The kernels for a tensor on a GPU; None on a CPU, where ``reference`` is used."""
+    if not tensor.is_cuda:
+        return None
+    from papertune.kernels import fused
+
+    return fused
+
+
+def dequantize(weight: NF4, out: Tensor) -> None:
+    """Writes the weights into out (rows, columns), of any floating type and any stride between rows."""
+    fused = _fused(out)
+    if fused and weight.columns % BLOCK == 0:
+        fused.dequantize(weight, out)
+    else:
+        reference.dequantize(weight, out)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor, add: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """out = RMSNorm(x + add) · weight, all (T, H). Returns z = x + add (x itself without ``add``) and 1 / rms(z), (T) float32."""
+    return (_fused(x) or reference).rms_norm(x, weight, eps, out, add)  # type: ignore[no-any-return]
+
+
+def rms_norm_backward_(dy: Tensor, z: Tensor, weight: Tensor, r: Tensor, total: Tensor) -> None:
+    """total += the gradient in z of ``rms_norm``, which returned z and r; ``dy`` is that of its output."""
+    (_fused(dy) or reference).rms_norm_backward(dy, z, weight, r, total)
+
+
+def rope_(x: Tensor, cos: Tensor, sin: Tensor, heads: int, *, backward: bool = False) -> None:
+    """Rotates the first ``heads`` heads of every row of x by its token's angle: cos, sin (T, d / 2) float32; back again if ``backward``."""
+    fused = _fused(x)
+    if fused:
+        fused.rope(x, cos, sin, heads, -1.0 if backward else 1.0)
+    else:
+        reference.rope(x, cos, -sin if backward else sin, heads)
+
+
+def swiglu(gate_up: Tensor, out: Tensor) -> None:
+    """gate_up: (T, 2F) → out: (T, F) = silu(gate) · up."""
+    (_fused(out) or reference).swiglu(gate_up, out)
+
+
+def swiglu_backward_(d: Tensor, gate_up: Tensor) -> None:
+    """gate_up becomes its own gradient; ``d`` (T, F) is that of ``swiglu``'s output."""
+    (_fused(d) or reference).swiglu_backward(d, gate_up)
+
+
+def dropout(x: Tensor, keys: Tensor, salt: int, share: float) -> Tensor:
+    """x (T, H) with ``share`` of its numbers dropped, the rest scaled up; the mask is a function of (keys[t], salt, column)."""
+    fused = _fused(x)
+    return fused.dropout(x, keys, salt, share, None) if fused else reference.dropout(x, keys, salt, share)
+
+
+def dropout_add_(out: Tensor, x: Tensor, keys: Tensor, salt: int, share: float) -> None:
+    """out += dropout(x): the backward pass of ``dropout`` added to another gradient."""
+    fused = _fused(x)
+    if fused:
+        fused.dropout(x, keys, salt, share, out)
+    else:
+        out += reference.dropout(x, keys, salt, share)
+
+
+def cross_entropy_(logits: Tensor, targets: Tensor, scale: float) -> Tensor:
+    """The losses (N) in nats, float32; logits (N, V) become the gradient of scale × their sum. Rows with target IGNORED count nothing."""
+    return (_fused(logits) or reference).cross_entropy(logits, targets, scale)  # type: ignore[no-any-return]
+
+
+def accumulate_(total: Tensor, a: Tensor, b: Tensor, scale: float = 1.0) -> None:
+    """total += scale · a @ b; ``total`` may be float32 while a and b are 16-bit: the sum is then never rounded to 16 bits."""
+    if total.dtype == a.dtype:
+        total.addmm_(a, b, alpha=scale)
+    elif a.is_cuda and _adds_wide(a.device, a.dtype):
+        torch.ops.aten.addmm.dtype_out(total, a, b, total.dtype, alpha=scale, out=total)
+    elif a.is_cuda:
+        total.add_(torch.mm(a, b, out_dtype=total.dtype), alpha=scale)
+    else:
+        total.addmm_(a.to(total.dtype), b.to(total.dtype), alpha=scale)
+
+
+@cache
+def _adds_wide(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether this torch adds a 16-bit product onto a float32 matrix in one call; early versions want all three of one type."""
+    total, a = torch.ones(16, 16, device=device), torch.ones(16, 16, dtype=dtype, device=device)
+    try:
+        torch.ops.aten.addmm.dtype_out(total, a, a, total.dtype, out=total)
+    except RuntimeError:
+        return False
+    return bool((total == 17).all())
+
+
+class AttentionState(NamedTuple):
+    """What the backward pass of attention needs beside its inputs and output; ``rest`` is flash attention's own (a few bytes)."""
+
+    log_sum: Tensor
+    rest: tuple[Tensor, ...] = ()
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, longest: int, window: int) -> tuple[Tensor, AttentionState]:
+    """Causal attention within documents, never across; see ``reference.attention``. ``longest`` is the longest document's tokens.
+
+    On a GPU in 16 bits it is flash attention (Dao 2023, arXiv 2307.08691) as torch carries it: no score is ever written to memory.
+    """
+    if not _flash(q):
+        out, log_sum = reference.attention(q, k, v, starts, window)
+        return out, AttentionState(log_sum)
+    out, log_sum, *rest, _ = torch.ops.aten._flash_attention_forward(
+        q, k, v, starts, starts, longest, longest, 0.0, True, False, window_size_left=_left(longest, window)
+    )
+    return out, AttentionState(log_sum, tuple(rest))
+
+
+def attention_backward(
+    do: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, state: AttentionState, starts: Tensor, longest: int, window: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients in q, k and v; ``do`` is that of ``out``."""
+    if not _flash(q):
+        return reference.attention_backward(do, q, k, v, out, state.log_sum, starts, window)
+    return torch.ops.aten._flash_attention_backward(  # type: ignore[no-any-return]
+        do, q, k, v, out, state.log_sum, starts, starts, longest, longest, 0.0, True, *state.rest, window_size_left=_left(longest, window)
+    )
+
+
+def _flash(q: Tensor) -> bool:
+    return q.is_cuda and q.dtype in (torch.float16, torch.bfloat16)
+
+
+def _left(longest: int, window: int) -> int | None:
+    """Flash attention counts the tokens before the present one; a window that no document reaches is none."""
+    return window - 1 if 0 < window < longest else None

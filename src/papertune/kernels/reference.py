@@ -1,0 +1,165 @@
+"""The meaning of each op in plain torch, on any device and in any floating type; ``ops`` says which of them has a faster twin.
+
+Notation: T tokens, H hidden width, F inner width, V vocabulary, n heads of width d. Matrices are row-major; a row may be wider than the
+part of it that is read or written (stride). Sums and roots are taken in float32, or in float64 if the inputs are.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from papertune.kernels.nf4 import BLOCK, NEST, NF4
+
+IGNORED = -100  # a target that carries no loss
+_MASK = 0xFFFFFFFF
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def dequantize(weight: NF4, out: Tensor) -> None:
+    """out: (rows, columns), any stride between rows; see ``nf4`` for the formula."""
+    nest = torch.arange(weight.scales.numel(), device=out.device) // NEST
+    scales = weight.book[weight.scales.long()] * weight.steps[nest] + weight.offsets[nest]
+    pairs = torch.stack((weight.codes >> 4, weight.codes & 15), dim=1).long()
+    values = weight.levels[pairs].reshape(-1, BLOCK) * scales[:, None]
+    out.copy_(values.to(out.dtype).view(weight.rows, weight.columns))
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor, add: Tensor | None) -> tuple[Tensor, Tensor]:
+    """z = x + add; out = weight · round(z · r) with r = 1 / √(mean(z²) + eps). All (T, H). Returns z (x itself without ``add``) and r (T)."""
+    z = x if add is None else x + add
+    wide = _wide(z)
+    r = torch.rsqrt(wide.square().mean(-1) + eps)
+    out.copy_((wide * r[:, None]).to(out.dtype) * weight)
+    return z, r
+
+
+def rms_norm_backward(dy: Tensor, z: Tensor, weight: Tensor, r: Tensor, total: Tensor) -> None:
+    """total += dz, the gradient of ``rms_norm`` in z: with n = z · r and g = dy · weight, dz = r · (g − n · mean(g · n))."""
+    n, g = _wide(z) * r[:, None], _wide(dy) * _wide(weight)
+    dz = r[:, None] * (g - n * (g * n).mean(-1, keepdim=True))
+    total.copy_(_wide(total) + dz)
+
+
+def rope(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> None:
+    """Rotates the first ``heads`` heads of each row of x (T, ≥ heads · d) in place: (a, b) → (a cos − b sin, b cos + a sin).
+
+    a and b are the two halves of a head; cos, sin: (T, d / 2) float32. With −sin it is the backward pass. Su et al. 2021, arXiv 2104.09864,
+    in the order of halves that transformers uses.
+    """
+    half = cos.shape[1]
+    view = x[:, : heads * 2 * half].view(-1, heads, 2, half)
+    a, b = _wide(view[:, :, 0]), _wide(view[:, :, 1])
+    c, s = cos[:, None], sin[:, None]
+    first, second = a * c - b * s, b * c + a * s
+    view[:, :, 0], view[:, :, 1] = first, second
+
+
+def swiglu(gate_up: Tensor, out: Tensor) -> None:
+    """gate_up: (T, 2F) → out: (T, F) = round(silu(gate)) · up, silu(g) = g · σ(g). Shazeer 2020, arXiv 2002.05202."""
+    gate, up = gate_up.chunk(2, dim=1)
+    wide = _wide(gate)
+    out.copy_((wide * torch.sigmoid(wide)).to(gate_up.dtype) * up)
+
+
+def swiglu_backward(d: Tensor, gate_up: Tensor) -> None:
+    """d: (T, F), the gradient of ``swiglu``'s output; gate_up (T, 2F) becomes its own gradient."""
+    gate, up = (_wide(half) for half in gate_up.chunk(2, dim=1))
+    s, wide = torch.sigmoid(gate), _wide(d)
+    gate_up.copy_(torch.cat((wide * up * s * (1 + gate * (1 - s)), wide * gate * s), dim=1))
+
+
+def dropout(x: Tensor, keys: Tensor, salt: int, share: float) -> Tensor:
+    """x: (T, H) with ``share`` of its numbers set to 0 and the rest divided by 1 − share; keys: (T) int32, one a token.
+
+    Whether number j of token t is kept hangs on (keys[t], salt, j) alone, so the backward pass makes the same mask again and keeps none,
+    and a token's mask does not change with the tokens it is packed with.
+    """
+    column = torch.arange(x.shape[1], device=x.device) * 0x9E3779B9
+    h = mix(((keys.long() ^ salt)[:, None] + column) & _MASK)
+    kept = (h >> 8) >= round(share * 2**24)
+    return torch.where(kept, _wide(x) * (1 / (1 - share)), 0).to(x.dtype)
+
+
+def mix(h: Tensor) -> Tensor:
+    """A 32-bit hash, h as int64 in [0, 2³²): the constants and shifts of "lowbias32" (Wellons 2018, nullprogram.com/blog/2018/07/31)."""
+    h = ((h ^ (h >> 16)) * 0x7FEB352D) & _MASK
+    h = ((h ^ (h >> 15)) * 0x846CA68B) & _MASK
+    return h ^ (h >> 16)
+
+
+def cross_entropy(logits: Tensor, targets: Tensor, scale: float) -> Tensor:
+    """logits: (N, V) become their own gradient of scale × loss; returns the N losses in nats, float32: log Σ exp(logit) − logit of the target.
+
+    A row whose target is IGNORED has loss 0 and gradient 0.
+    """
+    wide, counted = _wide(logits), targets != IGNORED
+    wanted = targets.clamp(min=0)[:, None]
+    log_sum = wide.logsumexp(dim=1, keepdim=True)
+    losses = torch.where(counted, (log_sum - wide.gather(1, wanted))[:, 0], 0)
+    gradient = (wide - log_sum).exp_()
+    gradient.scatter_add_(1, wanted, gradient.new_full(wanted.shape, -1))
+    logits.copy_(gradient * (counted[:, None] * scale))
+    return losses
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, window: int) -> tuple[Tensor, Tensor]:
+    """Causal attention within documents. q: (T, n, d); k, v: (T, m, d), n a multiple of m; document i is tokens starts[i] … starts[i + 1] − 1.
+
+    A token sees itself and earlier tokens of its document, at most ``window`` in all (0: all of them). Returns out (T, n, d) and the
+    logarithm of each softmax's sum, (n, T) float32.
+    """
+    out, log_sum = torch.empty_like(q), q.new_empty(q.shape[1], q.shape[0], dtype=_wide(q[:0]).dtype)
+    for first, last in _documents(starts):
+        scores = _scores(q[first:last], k[first:last], window)
+        log_sum[:, first:last] = scores.logsumexp(-1)
+        p = (scores - log_sum[:, first:last, None]).exp()
+        out[first:last] = torch.einsum("nij,jnd->ind", p, _wide(_spread(v[first:last], q))).to(q.dtype)
+    return out, log_sum
+
+
+def attention_backward(
+    do: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, log_sum: Tensor, starts: Tensor, window: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients in q, k and v. Per head, with P the softmax: dV = Pᵀ dO, dS = P ∘ (dO Vᵀ − rowsum(dO ∘ O)), dQ = dS K / √d, dK = dSᵀ Q / √d."""
+    dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    shared, scale = q.shape[1] // k.shape[1], q.shape[2] ** -0.5
+    for first, last in _documents(starts):
+        part = slice(first, last)
+        p = (_scores(q[part], k[part], window) - log_sum[:, part, None]).exp()
+        g = _wide(do[part])
+        dp = torch.einsum("ind,jnd->nij", g, _wide(_spread(v[part], q)))
+        ds = p * (dp - (g * _wide(out[part])).sum(-1).T[:, :, None]) * scale
+        dq[part] = torch.einsum("nij,jnd->ind", ds, _wide(_spread(k[part], q))).to(q.dtype)
+        dk[part] = _gather(torch.einsum("nij,ind->jnd", ds, _wide(q[part])), shared).to(q.dtype)
+        dv[part] = _gather(torch.einsum("nij,ind->jnd", p, g), shared).to(q.dtype)
+    return dq, dk, dv
+
+
+def _scores(q: Tensor, k: Tensor, window: int) -> Tensor:
+    """(n, L, L) scaled scores of one document, −∞ where a token does not look."""
+    scores = torch.einsum("ind,jnd->nij", _wide(q), _wide(_spread(k, q))) * q.shape[2] ** -0.5
+    place = torch.arange(len(q), device=q.device)
+    back = place[:, None] - place
+    unseen = (back < 0) | (back >= window) if window else back < 0
+    masked: Tensor = scores.masked_fill(unseen, float("-inf"))
+    return masked
+
+
+def _spread(x: Tensor, q: Tensor) -> Tensor:
+    """Keys or values once for each head of the queries."""
+    return x.repeat_interleave(q.shape[1] // x.shape[1], dim=1)
+
+
+def _gather(x: Tensor, shared: int) -> Tensor:
+    """Sums over the query heads that share a key: (L, n, d) → (L, n / shared, d)."""
+    return x.view(x.shape[0], -1, shared, x.shape[2]).sum(2)
+
+
+def _documents(starts: Tensor) -> list[tuple[int, int]]:
+    return list(pairwise(starts.tolist()))

@@ -1,0 +1,119 @@
+"""The Triton kernels against the plain torch that defines them, run by Triton's interpreter on the CPU, in float32.
+
+The interpreter is chosen when a kernel is defined, so this file runs in a fresh interpreter of its own: ``test_interpreted.py`` starts it.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from papertune.kernels import reference
+from papertune.kernels.nf4 import NF4
+
+fused = pytest.importorskip("papertune.kernels.fused", reason="Triton is not installed")
+
+SHAPES = [(4, 64), (5, 123), (3, 2304)]  # tokens, width: friendly, awkward, wider than a program's columns
+EPS = 1e-5
+
+
+def close(ours: Tensor, theirs: Tensor, tolerance: float = 2e-6) -> None:
+    torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
+
+
+def wider(rows: int, width: int, by: int = 24) -> Tensor:
+    """A matrix whose rows stand apart in memory, its gaps filled with a value that must never be read or written."""
+    return torch.full((rows, width + by), math.nan)[:, :width]
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(16, 64), (3, 192), (130, 128)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_dequantize_gives_the_same_bits(rows: int, columns: int, dtype: torch.dtype) -> None:
+    blocks = rows * columns // 64
+    steps = -(-blocks // 256)
+    weight = NF4(
+        rows, columns, torch.randint(0, 256, (rows * columns // 2,), dtype=torch.uint8), torch.randint(0, 256, (blocks,), dtype=torch.uint8),
+        torch.rand(steps), torch.rand(1).expand(steps).contiguous(), torch.linspace(-1, 1, 256), torch.linspace(-1, 1, 16),
+    )  # fmt: skip
+    ours, theirs = wider(rows, columns).to(dtype), torch.empty(rows, columns, dtype=dtype)
+    fused.dequantize(weight, ours)
+    reference.dequantize(weight, theirs)
+    assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(("tokens", "width"), SHAPES)
+@pytest.mark.parametrize("added", [False, True])
+def test_rms_norm(tokens: int, width: int, added: bool) -> None:
+    x, weight, add = torch.randn(tokens, width), torch.randn(width), torch.randn(tokens, width) if added else None
+    ours, theirs = wider(tokens, width), torch.empty(tokens, width)
+    z, r = fused.rms_norm(x, weight, EPS, ours, add)
+    wanted_z, wanted_r = reference.rms_norm(x, weight, EPS, theirs, add)
+    close(ours, theirs)
+    close(z, wanted_z)
+    close(r, wanted_r)
+
+
+@pytest.mark.parametrize(("tokens", "width"), SHAPES)
+def test_rms_norm_backward(tokens: int, width: int) -> None:
+    z, weight, total = torch.randn(tokens, width), torch.randn(width), torch.randn(tokens, width)
+    dy = wider(tokens, width).copy_(torch.randn(tokens, width))
+    _, r = reference.rms_norm(z, weight, EPS, torch.empty_like(z), None)
+    wanted = total.clone()
+    reference.rms_norm_backward(dy, z, weight, r, wanted)
+    fused.rms_norm_backward(dy, z, weight, r, total)
+    close(total, wanted)
+
+
+@pytest.mark.parametrize(("heads", "size", "rest"), [(4, 64, 128), (5, 24, 7), (1, 6, 0)])
+@pytest.mark.parametrize("backward", [False, True])
+def test_rope(heads: int, size: int, rest: int, backward: bool) -> None:
+    x, angle = torch.randn(6, heads * size + rest), torch.randn(6, size // 2)
+    wanted = x.clone()
+    reference.rope(wanted, angle.cos(), -angle.sin() if backward else angle.sin(), heads)
+    fused.rope(x, angle.cos(), angle.sin(), heads, -1.0 if backward else 1.0)
+    close(x, wanted)
+
+
+@pytest.mark.parametrize(("tokens", "width"), SHAPES)
+def test_swiglu_and_its_backward(tokens: int, width: int) -> None:
+    gate_up = torch.randn(tokens, 2 * width)
+    ours, theirs = wider(tokens, width), torch.empty(tokens, width)
+    fused.swiglu(gate_up, ours)
+    reference.swiglu(gate_up, theirs)
+    close(ours, theirs)
+    d, wanted = wider(tokens, width).copy_(torch.randn(tokens, width)), gate_up.clone()
+    reference.swiglu_backward(d, wanted)
+    fused.swiglu_backward(d, gate_up)
+    close(gate_up, wanted)
+
+
+@pytest.mark.parametrize(("tokens", "width"), SHAPES)
+@pytest.mark.parametrize("share", [0.05, 0.6])
+def test_dropout_drops_the_same_numbers(tokens: int, width: int, share: float) -> None:
+    x, keys = wider(tokens, width).copy_(torch.randn(tokens, width)), torch.randint(-(2**31), 2**31, (tokens,)).int()
+    for salt in (0, 1, 2**31 - 1):
+        wanted = reference.dropout(x, keys, salt, share)
+        close(fused.dropout(x, keys, salt, share, None), wanted)
+        onto = torch.randn(tokens, width)
+        total = onto + wanted
+        fused.dropout(x, keys, salt, share, onto)
+        close(onto, total)
+
+
+@pytest.mark.parametrize(("positions", "vocabulary"), [(4, 64), (3, 123), (2, 20_000)])
+def test_cross_entropy(positions: int, vocabulary: int) -> None:
+    logits = torch.randn(positions, vocabulary) * 5
+    targets = torch.randint(0, vocabulary, (positions,))
+    targets[-1] = reference.IGNORED
+    wanted = logits.clone()
+    losses = reference.cross_entropy(wanted, targets, 0.25)
+    close(fused.cross_entropy(logits, targets, 0.25), losses, 1e-5)
+    close(logits, wanted)
