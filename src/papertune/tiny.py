@@ -29,7 +29,7 @@ from papertune.tokenizer import SENTENCEPIECE
 if TYPE_CHECKING:
     import numpy as np
 
-VERSION = 1  # part of the folder's name: raise it with any change to the bytes
+VERSION = 2  # part of the folder's name: raise it with any change to the bytes
 HIDDEN, INNER, LAYERS, HEADS, KV_HEADS, HEAD = 32, 64, 2, 4, 2, 8
 
 CONFIG: dict[str, Any] = {
@@ -119,20 +119,20 @@ def _tensors(tokenizer: bytes) -> dict[str, np.ndarray]:
     embedding[:, 0], head[:, 0] = 4.0, _zipf(pieces)
     final = np.ones(HIDDEN, dtype=np.float32)
     tensors = {"model.embed_tokens.weight": embedding, "model.norm.weight": final, "lm_head.weight": head}
-    shapes = {
-        "self_attn.q_proj": (HEADS * HEAD, HIDDEN),
-        "self_attn.k_proj": (KV_HEADS * HEAD, HIDDEN),
-        "self_attn.v_proj": (KV_HEADS * HEAD, HIDDEN),
-        "self_attn.o_proj": (HIDDEN, HEADS * HEAD),
-        "mlp.gate_proj": (INNER, HIDDEN),
-        "mlp.up_proj": (INNER, HIDDEN),
-        "mlp.down_proj": (HIDDEN, INNER),
+    shapes = {  # with the size of their noise: strong inside a block and weak where it writes, so that LoRA learns soon and the prior stands
+        "self_attn.q_proj": (HEADS * HEAD, HIDDEN, 0.05),
+        "self_attn.k_proj": (KV_HEADS * HEAD, HIDDEN, 0.05),
+        "self_attn.v_proj": (KV_HEADS * HEAD, HIDDEN, 0.3),
+        "self_attn.o_proj": (HIDDEN, HEADS * HEAD, 0.02),
+        "mlp.gate_proj": (INNER, HIDDEN, 0.3),
+        "mlp.up_proj": (INNER, HIDDEN, 0.3),
+        "mlp.down_proj": (HIDDEN, INNER, 0.02),
     }
     for i in range(LAYERS):
-        for name, shape in shapes.items():
-            tensors[f"model.layers.{i}.{name}.weight"] = noise(*shape, scale=0.05)
+        for name, (rows, columns, scale) in shapes.items():
+            tensors[f"model.layers.{i}.{name}.weight"] = noise(rows, columns, scale=scale)
         for name in ("input_layernorm", "post_attention_layernorm"):
-            tensors[f"model.layers.{i}.{name}.weight"] = np.full(HIDDEN, 1.0, dtype=np.float32)
+            tensors[f"model.layers.{i}.{name}.weight"] = np.full(HIDDEN, 2.0, dtype=np.float32)
     return tensors
 
 
