@@ -131,19 +131,19 @@ class Collection:
     def _joined(self, runs: list[_Run]) -> list[_Run]:
         """These runs and those that go on in the next source of the same paper, made one.
 
-        Sources of a paper overlap or touch; so a run that reaches the last word of one goes on if, in the text, another overlaps or touches
-        it that begins with the first word of the next.
+        Sources of a paper overlap or touch; so a run that reaches the end of one goes on if, in the text, another overlaps or touches it that
+        starts where the next begins. A word cut in two at the seam is forgiven.
         """
         joined: list[_Run] = []
         reaching: dict[int, _Run] = {}  # by the source whose last word they reach
         for run in runs:
             source = run.sources[0]
             before = reaching.get(source - 1)
-            if before is not None and run.there == self._firsts[source] and before.first < run.first <= before.last < run.last:
+            if before is not None and run.there <= self._firsts[source] + 1 and before.first < run.first <= before.last < run.last:
                 run = _Run(before.first, run.last, before.there, run.until, before.sources + run.sources)
             joined.append(run)
             source = run.sources[-1]
-            if run.until == self._firsts[source + 1] and self._same_paper(source, source + 1):
+            if run.until >= self._firsts[source + 1] - 1 and self._same_paper(source, source + 1):
                 reaching[source] = run
         return joined
 

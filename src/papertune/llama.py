@@ -1,0 +1,252 @@
+"""A GGUF model in this process: llama.cpp through its C interface, as the package xllamacpp carries it, without a server.
+
+What llama.cpp declares in ``llama.h``: settings travel as structs by value, made by ``…_default_params()``. Their later fields move between
+versions, the first three of the context's (n_ctx, n_batch, n_ubatch) do not. So a struct here is a block of memory at least as large as
+any of them, handed on as it came but for those three, and llama.cpp is asked afterwards what it understood. All else has a function.
+"""
+
+from __future__ import annotations
+
+import codecs
+import ctypes
+from collections.abc import Iterator, Sequence
+from ctypes import POINTER, c_bool, c_char_p, c_float, c_int8, c_int32, c_size_t, c_uint32, c_void_p
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from papertune.errors import BadGguf, MissingLibrary, OutOfMemory
+
+_BATCH = 512  # tokens computed at a time
+_ROWS = 32  # rows of logits whose softmax is taken at a time: 4 MB, which stays in the cache
+
+
+class _Params(ctypes.Structure):
+    _fields_ = (("words", c_uint32 * 256),)
+
+
+class _ChainParams(ctypes.Structure):
+    _fields_ = (("no_perf", c_bool),)
+
+
+class _Batch(ctypes.Structure):
+    """``llama_batch``; positions and sequence are left to llama.cpp."""
+
+    _fields_ = (
+        ("n_tokens", c_int32),
+        ("token", POINTER(c_int32)),
+        ("embd", c_void_p),
+        ("pos", c_void_p),
+        ("n_seq_id", c_void_p),
+        ("seq_id", c_void_p),
+        ("logits", POINTER(c_int8)),
+    )
+
+
+_LOG = ctypes.CFUNCTYPE(None, c_int32, c_char_p, c_void_p)
+_silent = _LOG(lambda _level, _text, _data: None)  # llama.cpp logs to standard error, and a step prints nothing
+_SIGNATURES: dict[str, tuple[Any, ...]] = {  # name → result, arguments
+    "llama_backend_init": (None,),
+    "llama_log_set": (None, _LOG, c_void_p),
+    "llama_model_default_params": (_Params,),
+    "llama_context_default_params": (_Params,),
+    "llama_model_load_from_file": (c_void_p, c_char_p, _Params),
+    "llama_model_free": (None, c_void_p),
+    "llama_model_n_ctx_train": (c_int32, c_void_p),
+    "llama_model_get_vocab": (c_void_p, c_void_p),
+    "llama_vocab_n_tokens": (c_int32, c_void_p),
+    "llama_vocab_bos": (c_int32, c_void_p),
+    "llama_vocab_eos": (c_int32, c_void_p),
+    "llama_vocab_is_eog": (c_bool, c_void_p, c_int32),
+    "llama_tokenize": (c_int32, c_void_p, c_char_p, c_int32, POINTER(c_int32), c_int32, c_bool, c_bool),
+    "llama_token_to_piece": (c_int32, c_void_p, c_int32, c_char_p, c_int32, c_int32, c_bool),
+    "llama_init_from_model": (c_void_p, c_void_p, _Params),
+    "llama_free": (None, c_void_p),
+    "llama_n_ctx": (c_uint32, c_void_p),
+    "llama_n_batch": (c_uint32, c_void_p),
+    "llama_set_n_threads": (None, c_void_p, c_int32, c_int32),
+    "llama_get_memory": (c_void_p, c_void_p),
+    "llama_memory_clear": (None, c_void_p, c_bool),
+    "llama_decode": (c_int32, c_void_p, _Batch),
+    "llama_get_logits": (POINTER(c_float), c_void_p),
+    "llama_sampler_chain_init": (c_void_p, _ChainParams),
+    "llama_sampler_chain_add": (None, c_void_p, c_void_p),
+    "llama_sampler_init_penalties": (c_void_p, c_int32, c_float, c_float, c_float),
+    "llama_sampler_init_top_k": (c_void_p, c_int32),
+    "llama_sampler_init_top_p": (c_void_p, c_float, c_size_t),
+    "llama_sampler_init_temp": (c_void_p, c_float),
+    "llama_sampler_init_dist": (c_void_p, c_uint32),
+    "llama_sampler_sample": (c_int32, c_void_p, c_void_p, c_int32),
+    "llama_sampler_free": (None, c_void_p),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is drawn, with Ollama's names and defaults. The same seed gives the same text."""
+
+    temperature: float = 0.8
+    top_k: int = 40
+    top_p: float = 0.9
+    repeat_penalty: float = 1.1
+    repeat_last_n: int = 64
+    seed: int = 0
+
+
+class Gguf:
+    """An open GGUF file with room for ``context`` tokens. A context manager; not for several threads.
+
+    Raises MissingLibrary without xllamacpp, BadGguf when llama.cpp does not load the file, OutOfMemory when there is no room for the context.
+    """
+
+    def __init__(self, path: Path, *, context: int, threads: int) -> None:
+        if not path.is_file():
+            raise BadGguf(f"There is no GGUF file {path}.", "Run export_model.py first, or name the file.")
+        self.path = path
+        self._library = library = _library()
+        self._context = self._model = None
+        self._model = library.llama_model_load_from_file(str(path).encode(), library.llama_model_default_params())
+        if not self._model:
+            raise BadGguf(f"llama.cpp cannot load {path}.", "Run export_model.py again, or choose another file.")
+        self._vocab = library.llama_model_get_vocab(self._model)
+        self.tokens: int = library.llama_vocab_n_tokens(self._vocab)
+        self.bos: int = library.llama_vocab_bos(self._vocab)
+        self.eos: int = library.llama_vocab_eos(self._vocab)
+        self.context = min(context, library.llama_model_n_ctx_train(self._model))
+        settings = library.llama_context_default_params()
+        settings.words[:3] = self.context, _BATCH, _BATCH
+        self._context = library.llama_init_from_model(self._model, settings)
+        if not self._context:
+            self.close()
+            raise OutOfMemory(f"There is no memory for {self.context} tokens of {path}.", "Choose a smaller --context.")
+        if library.llama_n_ctx(self._context) < self.context or library.llama_n_batch(self._context) != _BATCH:
+            self.close()
+            raise MissingLibrary("This version of xllamacpp is not the one papertune knows.", "Run: pip install 'papertune[check]'")
+        library.llama_set_n_threads(self._context, threads, threads)
+
+    def encode(self, text: str) -> list[int]:
+        """The tokens of ``text``, without begin or end token."""
+        data = text.encode()
+        ids = (c_int32 * (len(data) + 8))()
+        count = self._library.llama_tokenize(self._vocab, data, len(data), ids, len(ids), False, False)
+        return list(ids[:count])
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of these tokens, without the space that a first word begins with."""
+        return b"".join(map(self._piece, ids)).decode(errors="replace").removeprefix(" ")
+
+    def losses(self, ids: Sequence[int], start: int) -> np.ndarray:
+        """-ln p of each of ``ids[start:]`` given all before it, float64, in nats. ``start`` is at least 1, ``ids`` fit the context."""
+        tokens = np.array(ids, np.int32)
+        self._forget()
+        parts = []
+        for first in range(0, len(tokens), _BATCH):
+            last = min(first + _BATCH, len(tokens))
+            asked = np.arange(first, last) >= start - 1
+            asked[-1] = True  # llama.cpp wants at least one
+            self._compute(tokens[first:last], asked)
+            rows = np.ctypeslib.as_array(self._library.llama_get_logits(self._context), (int(asked.sum()), self.tokens))
+            predicting = np.flatnonzero(asked) + first
+            useful = (predicting >= start - 1) & (predicting + 1 < len(tokens))
+            parts.append(_cross_entropy(rows[useful], tokens[predicting[useful] + 1]))
+        return np.concatenate(parts)
+
+    def write(self, prompt: str, sampling: Sampling, most: int) -> Iterator[str]:
+        """Text after ``prompt`` piece by piece, at most ``most`` tokens; ends before that when the model ends the text.
+
+        A prompt that leaves no room for ``most`` tokens in the context loses its beginning. Raises OutOfMemory.
+        """
+        ids = [self.bos, *self.encode(prompt)[-(self.context - most - 1) :]]
+        self._forget()
+        for first in range(0, len(ids), _BATCH):
+            part = np.array(ids[first : first + _BATCH], np.int32)
+            self._compute(part, np.arange(len(part)) == len(part) - 1)
+        chain = self._chain(sampling)
+        utf8 = codecs.getincrementaldecoder("utf-8")("replace")  # a character may be split over tokens
+        try:
+            for _ in range(most):
+                token = self._library.llama_sampler_sample(chain, self._context, -1)
+                if self._library.llama_vocab_is_eog(self._vocab, token):
+                    return
+                if piece := utf8.decode(self._piece(token)):
+                    yield piece
+                self._compute(np.array([token], np.int32), np.ones(1, bool))
+        finally:
+            self._library.llama_sampler_free(chain)
+
+    def close(self) -> None:
+        if self._context:
+            self._library.llama_free(self._context)
+        if self._model:
+            self._library.llama_model_free(self._model)
+        self._context = self._model = None
+
+    def __enter__(self) -> Gguf:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _forget(self) -> None:
+        self._library.llama_memory_clear(self._library.llama_get_memory(self._context), True)
+
+    def _compute(self, tokens: np.ndarray, asked: np.ndarray) -> None:
+        """Feeds tokens after those fed before; logits come for those ``asked``."""
+        flags = asked.astype(np.int8)
+        batch = _Batch(n_tokens=len(tokens), token=tokens.ctypes.data_as(POINTER(c_int32)), logits=flags.ctypes.data_as(POINTER(c_int8)))
+        if self._library.llama_decode(self._context, batch):
+            raise OutOfMemory(f"llama.cpp could not go on with {self.path}.", "Choose a smaller --context.")
+
+    def _piece(self, token: int) -> bytes:
+        buffer = ctypes.create_string_buffer(256)
+        size = self._library.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)
+        return buffer.raw[: max(0, size)]
+
+    def _chain(self, sampling: Sampling) -> Any:
+        library = self._library
+        chain = library.llama_sampler_chain_init(_ChainParams(True))
+        steps = [library.llama_sampler_init_penalties(sampling.repeat_last_n, sampling.repeat_penalty, 0.0, 0.0)]
+        steps += [library.llama_sampler_init_top_k(sampling.top_k), library.llama_sampler_init_top_p(sampling.top_p, 1)]
+        steps += [library.llama_sampler_init_temp(sampling.temperature), library.llama_sampler_init_dist(sampling.seed % (1 << 32))]
+        for step in steps:
+            library.llama_sampler_chain_add(chain, step)
+        return chain
+
+
+def _cross_entropy(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """logits: tokens × vocabulary, float32; targets: tokens → nats, float64."""
+    losses = np.empty(len(targets))
+    for i in range(0, len(targets), _ROWS):
+        rows = logits[i : i + _ROWS]
+        top = rows.max(axis=1, keepdims=True)
+        total = np.exp(rows - top).sum(axis=1, dtype=np.float64)
+        chosen = np.take_along_axis(rows, targets[i : i + _ROWS, None], axis=1)
+        losses[i : i + _ROWS] = np.log(total) + (top - chosen)[:, 0]
+    return losses
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    """The native library inside xllamacpp, found without importing the package. Raises MissingLibrary."""
+    spec = find_spec("xllamacpp")
+    remedy = "Run: pip install 'papertune[check]'"
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingLibrary("xllamacpp is not installed; it runs GGUF files.", remedy)
+    folder = Path(spec.submodule_search_locations[0])
+    for path in [*folder.glob("xllamacpp*.so"), *folder.glob("xllamacpp*.pyd")]:
+        try:
+            library = ctypes.CDLL(str(path))
+            for name, (result, *arguments) in _SIGNATURES.items():
+                function = getattr(library, name)
+                function.restype, function.argtypes = result, arguments
+        except (OSError, AttributeError) as error:
+            raise MissingLibrary(f"xllamacpp does not load: {error}.", remedy) from error
+        library.llama_log_set(_silent, None)
+        library.llama_backend_init()
+        return library
+    raise MissingLibrary(f"{folder} lacks xllamacpp's native library.", remedy)
