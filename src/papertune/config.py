@@ -145,12 +145,13 @@ class ExportConfig(Config):
     step: ClassVar[str] = "export"
 
     lora_path: Path = setting(Path("./lora_output/final"), "LoRA adapter weights")
-    merged_dir: Path = setting(Path("./merged_model"), "Intermediate merged model (safetensors)")
+    merged_dir: Path = setting(Path("./merged_model"), "Intermediate merged model (safetensors); written with --keep-merged or when another is named")
     gguf_path: Path = setting(Path("./scientific-mistral.gguf"), "Final GGUF file")
     quant: str = setting("Q4_K_M", "GGUF quantisation (~4.5 GB output)", choices=QUANTS)
     ollama_name: str = setting("scientific-mistral", "Name used in Ollama")
     skip_merge: bool = setting(False, "Skip merging (already done)")
     skip_convert: bool = setting(False, "Skip GGUF conversion (already done)")
+    keep_merged: bool = setting(False, "Also write the merged model, as large as the base, into --merged-dir; the GGUF does not need it")
 
 
 CONFIGS: tuple[type[Config], ...] = (ExtractConfig, PrepareConfig, TrainConfig, ExportConfig)

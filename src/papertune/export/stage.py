@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from papertune.adapter import WEIGHTS, Adapter, open_adapter
 from papertune.base import Base, open_base, open_folder
 from papertune.config import ExportConfig
-from papertune.errors import BadAdapter, BadModel, DiskFull, MissingLibrary
-from papertune.events import OnEvent, Report, Started, Unit, ignore
+from papertune.errors import BadAdapter, DiskFull, MissingLibrary
+from papertune.events import Notice, OnEvent, Report, Started, Unit, ignore
 from papertune.files import make_folder, sha256_of, write_text
 
 if TYPE_CHECKING:
@@ -66,24 +66,25 @@ def _convert(config: ExportConfig, report: Report, on_event: OnEvent) -> Head:
     except ImportError as error:
         raise MissingLibrary(f"{error.name} is needed for the export and does not import.", f"Run: pip install {error.name}") from error
 
-    given = _open(config)
-    if not config.skip_merge:
-        with TensorSource(given.base, given.adapter) as source:
-            merged = _merge(config, source, given, on_event)
-            if merged:
-                report.written.insert(0, config.merged_dir)
-        given = _Input(open_folder(config.merged_dir, given.base.name), None, given.provenance)
+    given = _open(config, on_event)
     with TensorSource(given.base, given.adapter) as source:
+        if given.adapter and _wants_merged(config):
+            _merge(config, source, given, report, on_event)
         return _write_gguf(config, source, given, report, on_event)
 
 
-def _open(config: ExportConfig) -> _Input:
+def _wants_merged(config: ExportConfig) -> bool:
+    """The GGUF needs no merged folder; it is written for those who ask for it, by flag or by naming one."""
+    return config.keep_merged or config.merged_dir != ExportConfig().merged_dir
+
+
+def _open(config: ExportConfig, on_event: OnEvent) -> _Input:
     """Base and adapter, or the merged folder with ``--skip-merge``."""
-    if config.skip_merge:
+    if config.skip_merge and not config.merged_dir.exists():
+        on_event(Notice(f"There is no merged model at {config.merged_dir}; merging on the way, which takes no longer."))
+    elif config.skip_merge:
         from papertune.export.merged import read_provenance
 
-        if not config.merged_dir.is_dir():
-            raise BadModel(f"There is no merged model at {config.merged_dir}.", "Run export_model.py without --skip-merge.")
         provenance = read_provenance(config.merged_dir)
         base = open_folder(config.merged_dir, provenance.get("base", str(config.merged_dir)))
         return _Input(base, None, provenance or {"base": base.name, "base.fingerprint": base.fingerprint()})
@@ -109,15 +110,14 @@ def _data_hashes(provenance: Mapping[str, Any]) -> dict[str, str]:
     return {f"dataset.{key}": str(run[key]) for key in ("train", "val") if isinstance(run.get(key), str)}
 
 
-def _merge(config: ExportConfig, source: TensorSource, given: _Input, on_event: OnEvent) -> bool:
-    """Writes the merged folder unless it stands already; whether it was written."""
+def _merge(config: ExportConfig, source: TensorSource, given: _Input, report: Report, on_event: OnEvent) -> None:
+    """Writes the merged folder unless it stands already."""
     from papertune.export.merged import bytes_needed, read_provenance, write_merged
 
-    if read_provenance(config.merged_dir) == given.provenance:
-        return False
-    _need(config.merged_dir, bytes_needed(source), "the merged model")
-    write_merged(source, config.merged_dir, given.provenance, on_event)
-    return True
+    if read_provenance(config.merged_dir) != given.provenance:
+        _need(config.merged_dir, bytes_needed(source), "the merged model")
+        write_merged(source, config.merged_dir, given.provenance, on_event)
+    report.written.insert(0, config.merged_dir)
 
 
 def _write_gguf(config: ExportConfig, source: TensorSource, given: _Input, report: Report, on_event: OnEvent) -> Head:
