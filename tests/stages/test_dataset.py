@@ -103,7 +103,7 @@ def test_the_prompt_names_title_and_headings_and_marks_a_gap(tmp_path: Path) -> 
     folder.mkdir()
     body = "The river was measured twice a day in every season of the year. " * 12
     (folder / "a.txt").write_text(f"# On rivers\n\n## Methods\n\n### Sampling\n\n{body}\n\n## Results\n\n{body}\n")
-    (folder / "b.txt").write_text(f"# On lakes\n\n{body}\n")
+    (folder / "b.txt").write_text("# On lakes\n\nLakes are still, and nobody has measured them yet.\n")
     prepare(folder, tmp_path, chunk_size=500, overlap=50)
     prompts = [e.prompt for e in examples(tmp_path) + examples(tmp_path, "val.jsonl") if e.paper == "a"]
     assert prompts[0] == "# On rivers\n\n## Methods\n\n### Sampling\n\n"
@@ -195,11 +195,11 @@ def test_pages_and_source_come_from_the_sidecar(tmp_path: Path) -> None:
 def test_a_persons_own_wrapped_text_is_read(tmp_path: Path) -> None:
     folder = tmp_path / "text"
     folder.mkdir()
-    for name in ("a.txt", "b.md"):
-        (folder / name).write_bytes(("﻿Wind moves sand over\r\nthe dune. It falls on\r\nthe lee side.\r\n\r\nThe dune\r\nmoves on. " * 3).encode())
+    for name, sand in (("a.txt", "sand"), ("b.md", "dry snow and much else that lies about in the far north of the country")):
+        (folder / name).write_bytes((f"﻿Wind moves {sand} over\r\nthe dune. It falls on\r\nthe lee side.\r\n\r\nThe dune\r\nmoves on.").encode())
     prepare(folder, tmp_path)
     texts = [e.text for e in examples(tmp_path) + examples(tmp_path, "val.jsonl")]
-    assert all(text.startswith("Wind moves sand over the dune. It falls on the lee side.\n\nThe dune moves on.") for text in texts)
+    assert "Wind moves sand over the dune. It falls on the lee side.\n\nThe dune moves on." in texts
 
 
 def test_every_paper_is_reported_as_it_is_finished(papers: Path, tmp_path: Path) -> None:

@@ -7,13 +7,14 @@ back to the file's.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from papertune.dataset.read import Block, Pages
 from papertune.dataset.sentences import sentence_ends
 
 Path = tuple[str, ...]  # headings from the section down to the subsection
+Piece = tuple[int, int, int]  # start, end, tokens
 
 
 @dataclass(slots=True)
@@ -85,28 +86,36 @@ def flow_of(blocks: Iterable[Block], count: Callable[[str], int], longest: int, 
             fresh = False
         flow._blocks.append((at, block))
         parts.append(block.text + "\n\n")
-        begin = 0
-        for end in sentence_ends(block.text):
-            while block.text[begin].isspace():
-                begin += 1
-            for a, b, cost in _fitting(block.text, begin, end, count, longest, most_tokens):
-                opens = a == 0
-                word = block.text[a:b].partition(" ")[0] if opens else ""
-                flow.starts.append(at + a)
-                flow.ends.append(at + b)
-                flow.tokens.append(cost)
-                flow.glue.append(count("\n\n" + lead + word) - count(word) if opens else 0)
-                flow.section.append(len(flow.paths) - 1)
-                flow.opens.append(opens)
-            begin = end
+        pieces = list(_pieces(block.text, count, longest, most_tokens))
+        word = block.text.partition(" ")[0]
+        flow.starts += [at + start for start, _, _ in pieces]
+        flow.ends += [at + end for _, end, _ in pieces]
+        flow.tokens += [cost for _, _, cost in pieces]
+        flow.glue += [count("\n\n" + lead + word) - count(word)] + [0] * (len(pieces) - 1)
+        flow.section += [len(flow.paths) - 1] * len(pieces)
+        flow.opens += [True] + [False] * (len(pieces) - 1)
         lead = ""
         at += len(parts[-1])
     flow.text = "".join(parts)
     return flow
 
 
-def _fitting(text: str, start: int, end: int, count: Callable[[str], int], longest: int, most_tokens: int) -> list[tuple[int, int, int]]:
-    """The sentence as (start, end, tokens); as several pieces, cut at a clause, a space or anywhere, when it is too long."""
+def _pieces(text: str, count: Callable[[str], int], longest: int, most_tokens: int) -> Iterator[Piece]:
+    """The sentences of a paragraph."""
+    start = 0
+    for end in sentence_ends(text):
+        while text[start].isspace():
+            start += 1
+        cost = count(text[start:end])
+        if end - start <= longest and cost <= most_tokens:
+            yield start, end, cost
+        else:
+            yield from _fitting(text, start, end, count, longest, most_tokens)
+        start = end
+
+
+def _fitting(text: str, start: int, end: int, count: Callable[[str], int], longest: int, most_tokens: int) -> list[Piece]:
+    """The sentence in several pieces, cut at a clause, a space or anywhere, when it is too long."""
     cost = count(text[start:end])
     if (end - start <= longest and cost <= most_tokens) or end - start < 2:
         return [(start, end, cost)]

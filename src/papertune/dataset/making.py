@@ -1,13 +1,19 @@
-"""What runs in a worker process: files in, lines of ``train.jsonl`` out, a batch at a time."""
+"""What runs in a worker process: files in, lines of ``train.jsonl`` out, with all that is needed to compare papers."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
+
 from papertune.dataset.examples import Shape, examples_of
-from papertune.dataset.read import read_paper
+from papertune.dataset.filters import sift
+from papertune.dataset.fingerprints import Hashes, letters, paragraph_hash, sample, shingles
+from papertune.dataset.read import Block, read_paper
 from papertune.dataset.tokens import TokenCounter
 from papertune.family import MISTRAL
 from papertune.tokenizer import open_tokenizer
@@ -15,36 +21,83 @@ from papertune.tokenizer import open_tokenizer
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Files under ``folder`` to make examples of; ``numbers`` are their places in the order of the corpus."""
+    """Files under ``folder`` to make examples of; ``numbers`` are their places in the order of the corpus.
+
+    ``drops``: for each paper, paragraphs (by hash) to leave out because others have them, with the reason.
+    """
 
     numbers: tuple[int, ...]
     files: tuple[Path, ...]
     folder: Path
     tokenizer: Path
     shape: Shape
+    drops: tuple[Mapping[int, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Made:
-    """One paper's examples as lines without line end, and the tokens of each."""
+    """One paper's examples as lines without line end, with the tokens of each; and what the paper is compared by.
+
+    ``size`` is the number of its letters, ``paragraphs`` has (hash, letters) of each, ``dropped`` and ``characters`` count the paragraphs
+    left out and their characters by reason.
+    """
 
     name: str
     source: str
     sha256: str
-    lines: tuple[bytes, ...]
-    tokens: tuple[int, ...]
+    language: str
+    size: int
+    lines: list[bytes]
+    tokens: list[int]
+    sample: Hashes
+    paragraphs: list[tuple[int, int]]
+    dropped: Counter[str] = field(default_factory=Counter)
+    characters: Counter[str] = field(default_factory=Counter)
 
 
 def make(batch: Batch) -> list[Made]:
     """The papers of the batch, in order."""
-    return [_make(path, batch) for path in batch.files]
+    drops = batch.drops or ({},) * len(batch.files)
+    return [_make(path, batch, drop) for path, drop in zip(batch.files, drops, strict=True)]
 
 
-def _make(path: Path, batch: Batch) -> Made:
+def shingles_of(path: Path, folder: Path) -> Hashes:
+    """All shingles of the paper in this file, each once."""
+    blocks = sift(read_paper(path, folder).blocks).blocks
+    return np.unique(shingles(b"".join(_letters(blocks))))
+
+
+def _make(path: Path, batch: Batch, drop: Mapping[int, str]) -> Made:
     paper = read_paper(path, batch.folder)
-    pairs = list(examples_of(paper, paper.blocks, batch.shape, _counter(batch.tokenizer), MISTRAL))
-    lines = tuple(example.to_json().encode("utf-8", "backslashreplace") for example, _ in pairs)
-    return Made(paper.name, paper.source, paper.sha256, lines, tuple(tokens for _, tokens in pairs))
+    sifted = sift(paper.blocks)
+    texts = _letters(sifted.blocks)
+    hashes = [0 if block.level else paragraph_hash(text) for block, text in zip(sifted.blocks, texts, strict=True)]
+    blocks = []
+    for block, h in zip(sifted.blocks, hashes, strict=True):
+        if h in drop:
+            sifted.drop(block, drop[h])
+        else:
+            blocks.append(block)
+    pairs = list(examples_of(paper, blocks, batch.shape, _counter(batch.tokenizer), MISTRAL))
+    whole = b"".join(texts)
+    return Made(
+        name=paper.name,
+        source=paper.source,
+        sha256=paper.sha256,
+        language=sifted.language,
+        size=len(whole),
+        lines=[example.to_json().encode("utf-8", "backslashreplace") for example, _ in pairs],
+        tokens=[tokens for _, tokens in pairs],
+        sample=sample(whole),
+        paragraphs=[(h, len(text)) for h, text in zip(hashes, texts, strict=True) if h],
+        dropped=sifted.dropped,
+        characters=sifted.characters,
+    )
+
+
+def _letters(blocks: list[Block]) -> list[bytes]:
+    """The letters of each paragraph; none of headings."""
+    return [b"" if block.level else letters(block.text) for block in blocks]
 
 
 @lru_cache(maxsize=1)

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import re
 
-# What may stand between the stop and the white space: closing quotes and brackets, and citation marks set after the stop ("…cells.12,13 The").
+# A stop, then what may stand between it and the white space: closing quotes and brackets, and citation marks ("…cells.12,13 The",
+# "…cells. [12] The" has its mark in the next sentence). What follows must be able to open a sentence.
 _CANDIDATE = re.compile(
-    r"(?P<word>[^\s.!?]*)(?P<stop>[.!?]+)"
-    r"(?P<close>[)\]}\"'”’»]*(?:\[[\d,;–\- ]+\]|(?<=[.])\d{1,3}(?:[,–-]\d{1,3})*)?)"
-    r"\s+(?=(?P<next>\S+))"
+    r"[.!?]+[)\]}\"'”’»]*(?:\[[\d,;–\- ]+\]|(?<=[.])\d{1,3}(?:[,–-]\d{1,3})*)?(?=\s+[(\[\"'“‘]*[A-Z0-9])"
 )
 
 _WORDS = {
@@ -26,30 +25,27 @@ _WORDS = {
         because during between among under using based according consistent overall results data""",
 }
 _NEVER, _PERHAPS, _OPENERS = (frozenset(words.split()) for words in _WORDS.values())
-_INITIAL = re.compile(r"[(\[]?[A-Z]$")
-_CAPITAL = re.compile(r"[(\[\"'“‘]*[A-Z0-9]")
+_QUOTES = "([{\"'“‘"
 
 
 def sentence_ends(text: str) -> list[int]:
     """Offsets just behind each sentence of a paragraph (before the white space); the last is the paragraph's end."""
-    ends = [m.end("close") for m in _CANDIDATE.finditer(text) if _is_end(m)]
+    ends = [m.end() for m in _CANDIDATE.finditer(text) if text[m.start()] != "." or _is_end(text, m.start(), m.end())]
     last = len(text.rstrip())
     if last and (not ends or ends[-1] != last):
         ends.append(last)
     return ends
 
 
-def _is_end(m: re.Match[str]) -> bool:
-    following = m["next"]
-    if not _CAPITAL.match(following):
-        return False  # a lower-case word goes on with the sentence
-    if m["stop"] != ".":
-        return True
-    word = m["word"].lstrip("([{\"'“‘").lower()
+def _is_end(text: str, stop: int, end: int) -> bool:
+    """Whether the full stop at ``stop`` ends a sentence, the next word being a possible opener."""
+    before = text[text.rfind(" ", 0, stop) + 1 : stop].lstrip(_QUOTES)
+    if len(before) == 1 and before.isupper():
+        return False  # "J. Smith", "E. coli"
+    word = before.lower()
     if word in _NEVER:
         return False
-    if _INITIAL.search(m["word"]):
-        return False  # "J. Smith", "E. coli"
     if word in _PERHAPS:
-        return following[0].isupper() and following.strip(".,;:").lower() in _OPENERS
+        following = text[end:].lstrip()[:20].split(" ")[0].strip(".,;:")
+        return following.lower() in _OPENERS
     return True

@@ -12,33 +12,32 @@ from papertune.errors import TooFewPapers
 _NEAR = 0.002  # how far from the wanted share of chunks the validation set may be, where the sizes of the papers allow
 
 
-def validation_papers(chunks: Mapping[str, int], ratio: float, seed: int) -> set[str]:
-    """Names of the papers for validation: about ``ratio`` of all chunks, at least one paper on each side.
+def validation_groups(chunks: Mapping[str, int], ratio: float, seed: int, others: str = "") -> set[str]:
+    """Names of the groups of papers for validation: about ``ratio`` of all chunks, at least one group on each side.
 
-    ``chunks`` are the papers' chunk counts. Papers come in the order of a hash of seed and name, so that a paper added later changes the
-    sides of few others; each is taken if it brings the share nearer without going far over. Raises TooFewPapers.
+    ``chunks`` are the groups' chunk counts. Groups come in the order of ``rank``, so that a paper added later changes the sides of few
+    others; each is taken if it brings the share nearer without going far over. ``others`` says for the error what became of the rest of the
+    files. Raises TooFewPapers.
     """
-    usable = {name: count for name, count in chunks.items() if count}
-    if len(usable) < 2:
-        found = "no paper" if not usable else f'only one paper ("{next(iter(usable))}")'
+    if len(chunks) < 2:
+        found = f'only one paper ("{next(iter(chunks))}")' if chunks else "no paper"
         raise TooFewPapers(
-            f"There is {found} with text enough for an example; training and validation need one each.",
+            f"There is {found} with text enough for an example; training and validation need one each.{others}",
             "Add papers to the folder of --input-dir (run extract_text.py on more files).",
         )
-    total = sum(usable.values())
-    wanted = ratio * total
-    order = sorted(usable, key=lambda name: _rank(name, seed))
+    total = sum(chunks.values())
+    wanted, near = ratio * total, _NEAR * total
+    order = sorted(chunks, key=lambda name: rank(name, seed))
     chosen: set[str] = set()
     size = 0
     for name in order:
-        if size >= wanted - _NEAR * total or len(chosen) == len(usable) - 1:
-            break
-        if size + usable[name] <= wanted + _NEAR * total:
+        if len(chosen) < len(order) - 1 and size < wanted - near and size + chunks[name] <= wanted + near:
             chosen.add(name)
-            size += usable[name]
-    missing = sorted((name for name in order if name not in chosen), key=lambda name: abs(size + usable[name] - wanted))
-    if not chosen or (len(chosen) + 1 < len(usable) and abs(size + usable[missing[0]] - wanted) < abs(size - wanted)):
-        chosen.add(missing[0])
+            size += chunks[name]
+    left = [name for name in order if name not in chosen]
+    best = min(left, key=lambda name: abs(size + chunks[name] - wanted))
+    if not chosen or (len(left) > 1 and abs(size + chunks[best] - wanted) < abs(size - wanted)):
+        chosen.add(best)
     return chosen
 
 
@@ -54,5 +53,6 @@ def sample(total: int, cap: int, seed: int) -> list[int]:
     return [draw.randrange(a, b) for a, b in pairwise(edges)]
 
 
-def _rank(name: str, seed: int) -> bytes:
+def rank(name: str, seed: int) -> bytes:
+    """Where a paper stands in the order in which validation is filled."""
     return hashlib.blake2b(f"{seed} {name}".encode("utf-8", "backslashreplace"), digest_size=16, person=b"papertune split").digest()

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from papertune.base import open_base
 from papertune.config import PrepareConfig
+from papertune.dataset.choosing import Choice, choose
 from papertune.dataset.estimate import estimate
 from papertune.dataset.examples import Shape
-from papertune.dataset.making import Batch, make
+from papertune.dataset.filters import REASONS
+from papertune.dataset.making import Batch, make, shingles_of
 from papertune.dataset.read import find_papers, sidecar_of
-from papertune.dataset.split import sample, validation_papers
+from papertune.dataset.split import sample, validation_groups
 from papertune.dataset.spread import spread
 from papertune.dataset.writing import Entry, Spool, Written
 from papertune.device import cores, gpus
@@ -36,6 +39,7 @@ _EXTRACTION = ".resume.json"
 _EPOCHS = 2  # the default of training
 _BATCH = 1 << 20  # bytes of text handed to a process at a time
 _SMALL = 6 << 20  # bytes of text that one process makes faster than several would start
+_WHY = {"empty": "no text to learn from", "language": "in another language than most", "duplicate": "copies of others"}
 _NO_EFFECT = ("input_dir", "output_dir", "workers", "gpu")  # settings that do not change the bytes
 
 
@@ -49,13 +53,13 @@ def run(config: PrepareConfig, *, on_event: OnEvent = ignore) -> Report:
     key = key_of(_content(files, config.input_dir), settings, CODE_VERSION)
     make_folder(config.output_dir)
     whole = _unchanged(config.output_dir, key)
-    report = Report("prepare", written=[config.output_dir / name for name in (TRAIN, VAL, MANIFEST)], next_command="python finetune.py")
+    report = Report("prepare", written=[config.output_dir / name for name in (TRAIN, VAL, MANIFEST)], next_command="papertune train")
     if whole is None:
         whole = _prepare(config, files, key, settings, on_event)
-        report.states["ok"] = whole["papers"]
+        report.states.update(whole["states"])
     else:
         report.fresh = True
-        report.states["fresh"] = whole["papers"]
+        report.states["fresh"] = sum(whole["states"].values())
     _summarise(report, whole, config)
     return report
 
@@ -64,44 +68,86 @@ def _prepare(config: PrepareConfig, files: list[Path], key: str, settings: dict[
     header = {"step": "prepare", "code": CODE_VERSION, "settings": settings, "extraction": _extraction(config.input_dir)}
     with Manifest(config.output_dir / MANIFEST, header, resume=False) as manifest, Spool(config.output_dir) as spool:
         _make_all(config, files, spool, on_event)
-        chosen = validation_papers({e.name: len(e) for e in spool.papers()}, config.val_ratio, config.seed)
-        empty = [entry.name for entry in spool.papers() if not len(entry)]
-        if empty:
-            names = ", ".join(empty[:3]) + (" …" if len(empty) > 3 else "")
-            on_event(Notice(f"{len(empty)} of {len(files)} files have no text to learn from: {names}", "warning"))
-        train = spool.write(config.output_dir / TRAIN, _training(spool, chosen, config))
-        val = spool.write(config.output_dir / VAL, ((e, list(range(len(e)))) for e in spool.papers() if e.name in chosen))
-        for entry in spool.papers():
-            side = "val" if entry.name in chosen else "train"
-            manifest.record(entry.name, source=entry.source, sha256=entry.sha256, chunks=len(entry), side=side if len(entry) else "")
-        papers = len(files) - len(empty)
-        manifest.record(key, papers=papers, val_papers=len(chosen), files={w.path.name: _figures(w) for w in (train, val)})
+        choice = choose(spool.papers(), lambda k: shingles_of(files[k], config.input_dir), config.seed)
+        _make_again(config, files, spool, choice.drops)
+        entries = spool.papers()
+        kept = [k for k in range(len(entries)) if k not in choice.left_out and len(entries[k])]
+        validation = _validation(entries, kept, choice, config, on_event)
+        train = spool.write(config.output_dir / TRAIN, _capped([entries[k] for k in kept if k not in validation], config))
+        val = spool.write(config.output_dir / VAL, ((entries[k], list(range(len(entries[k])))) for k in kept if k in validation))
+        copies = {copy.paper: copy for copy in choice.copies}
+        for k, entry in enumerate(entries):
+            state = choice.left_out.get(k) or ("val" if k in validation else "train" if len(entry) else "empty")
+            more = {"of": entries[copies[k].kept].name, "shared": copies[k].shared, "jaccard": copies[k].jaccard} if k in copies else {}
+            manifest.record(entry.name, source=entry.source, sha256=entry.sha256, state=state, chunks=len(entry), **more)
+        states = Counter("ok" if k in kept else choice.left_out.get(k, "empty") for k in range(len(entries)))
+        dropped: Counter[str] = Counter()
+        characters: Counter[str] = Counter()
+        for entry in entries:
+            dropped.update(entry.dropped)
+            characters.update(entry.characters)
+        manifest.record(
+            key,
+            states=states,
+            val_papers=len(validation),
+            language=choice.language,
+            dropped={reason: [dropped[reason], characters[reason]] for reason in REASONS if dropped[reason]},
+            files={written.path.name: _figures(written) for written in (train, val)},
+        )
         return dict(manifest.items[key])
 
 
 def _make_all(config: PrepareConfig, files: list[Path], spool: Spool, on_event: OnEvent) -> None:
     """Every paper into the spool."""
-    shape = Shape(config.chunk_size, config.overlap, config.max_tokens)
-    batches = list(_batches(files, config, shape))
     total = sum(path.stat().st_size for path in files)
     workers = (config.workers or cores()) if total > _SMALL else 1
     on_event(Started("Preparing", len(files), "papers"))
     done = 0
-    for batch, papers in spread(make, batches, workers):
+    for batch, papers in spread(make, list(_batches(files, config)), workers):
         for number, made in zip(batch.numbers, papers, strict=True):
             spool.add(number, made)
             done += 1
             on_event(Unit(done, made.name))
 
 
-def _batches(files: list[Path], config: PrepareConfig, shape: Shape) -> Iterator[Batch]:
+def _make_again(config: PrepareConfig, files: list[Path], spool: Spool, drops: dict[int, dict[int, str]]) -> None:
+    """Those papers once more that have paragraphs of others."""
+    batches = [replace(batch, drops=tuple(drops[k] for k in batch.numbers)) for batch in _batches(files, config, sorted(drops))]
+    workers = (config.workers or cores()) if len(batches) > _SMALL // _BATCH else 1
+    for batch, papers in spread(make, batches, workers):
+        for number, made in zip(batch.numbers, papers, strict=True):
+            spool.add(number, made)
+
+
+def _validation(entries: list[Entry], kept: list[int], choice: Choice, config: PrepareConfig, on_event: OnEvent) -> set[int]:
+    """The numbers of the papers for validation: whole groups of related papers, unless all papers are one group."""
+    group = {k: choice.group[k] for k in kept}
+    if len(set(group.values())) == 1 < len(kept):
+        on_event(Notice("All papers share text with one another; validation is less strict than it could be.", "warning"))
+        group = {k: entries[k].name for k in kept}
+    sizes: Counter[str] = Counter()
+    for k in kept:
+        sizes[group[k]] += len(entries[k])
+    left = Counter(choice.left_out.values())
+    others = f" Left out: {', '.join(f'{count} {_WHY[state]}' for state, count in sorted(left.items()))}." if left else ""
+    chosen = validation_groups(sizes, config.val_ratio, config.seed, others)
+    return {k for k in kept if group[k] in chosen}
+
+
+def _batches(files: list[Path], config: PrepareConfig, numbers: Sequence[int] | None = None) -> Iterator[Batch]:
+    """The files with these numbers (all, when None) in batches of about ``_BATCH`` bytes."""
     folder = tokenizer_folder(config.tokenizer)
-    first = size = 0
-    for k, path in enumerate(files):
-        size += path.stat().st_size
-        if size >= _BATCH or k == len(files) - 1:
-            yield Batch(tuple(range(first, k + 1)), tuple(files[first : k + 1]), config.input_dir, folder, shape)
-            first, size = k + 1, 0
+    shape = Shape(config.chunk_size, config.overlap, config.max_tokens)
+    waiting: list[int] = []
+    size = 0
+    for k in range(len(files)) if numbers is None else numbers:
+        waiting.append(k)
+        size += files[k].stat().st_size
+        if size >= _BATCH:
+            yield Batch(tuple(waiting), tuple(files[n] for n in waiting), config.input_dir, folder, shape)
+            waiting, size = [], 0
+    if waiting:
+        yield Batch(tuple(waiting), tuple(files[n] for n in waiting), config.input_dir, folder, shape)
 
 
 def tokenizer_folder(name: str) -> Path:
@@ -110,9 +156,8 @@ def tokenizer_folder(name: str) -> Path:
     return folder if folder.is_dir() else open_base(name).folder
 
 
-def _training(spool: Spool, validation: set[str], config: PrepareConfig) -> Iterator[tuple[Entry, list[int]]]:
+def _capped(entries: list[Entry], config: PrepareConfig) -> Iterator[tuple[Entry, list[int]]]:
     """The training papers with the places of the examples that ``--max-samples`` leaves."""
-    entries = [entry for entry in spool.papers() if entry.name not in validation]
     total = sum(map(len, entries))
     kept = iter(sample(total, config.max_samples or total, config.seed))
     place = next(kept, total)
@@ -161,7 +206,9 @@ def _figures(written: Written) -> dict[str, Any]:
 def _summarise(report: Report, whole: dict[str, Any], config: PrepareConfig) -> None:
     train, val = whole["files"][TRAIN], whole["files"][VAL]
     report.summary += [
-        ("Papers", f"{whole['papers']:,} ({whole['val_papers']:,} for validation)"),
+        ("Papers", f"{whole['states']['ok']:,} ({whole['val_papers']:,} for validation)"),
+        *[("Left out", f"{count:,} of the files: {_WHY[state]}") for state, count in sorted(whole["states"].items()) if state != "ok"],
+        *[("Dropped", f"{blocks:,} paragraphs: {REASONS[reason]}") for reason, (blocks, _) in whole["dropped"].items()],
         ("Training examples", f"{train['examples']:,} ({train['tokens']:,} tokens)"),
         ("Validation examples", f"{val['examples']:,} ({val['tokens']:,} tokens)"),
         ("Estimated training time", _hours(train["tokens"], config.gpu)),

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from array import array
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from papertune.dataset.fingerprints import Hashes
 from papertune.dataset.making import Made
 from papertune.errors import from_os_error
 from papertune.files import writing
@@ -28,16 +30,23 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A paper in the spool: where its lines begin, how long each is and how many tokens it has."""
+    """A paper in the spool: what ``Made`` says of it, and where its lines begin, how long each is and how many tokens it has."""
 
     name: str
     source: str
     sha256: str
+    language: str
+    size: int
     at: int
     lengths: array[int]
     tokens: array[int]
+    sample: Hashes
+    paragraphs: list[tuple[int, int]]
+    dropped: Counter[str]
+    characters: Counter[str]
 
     def __len__(self) -> int:
+        """How many examples it has."""
         return len(self.lengths)
 
 
@@ -50,29 +59,33 @@ class Spool:
             self._file = tempfile.TemporaryFile(dir=folder, prefix="spool-")  # noqa: SIM115 - closed by __exit__
         except OSError as error:
             raise from_os_error(error, folder) from error
-        self.entries: dict[int, Entry] = {}
+        self._end = 0
+        self._entries: dict[int, Entry] = {}
 
     def add(self, number: int, made: Made) -> None:
-        """Takes in the lines of the paper with this number in the order of the corpus. Raises DiskFull or CannotWrite."""
-        lengths = array("L", map(len, made.lines))
-        entry = Entry(made.name, made.source, made.sha256, self._file.tell(), lengths, array("L", made.tokens))
+        """Takes in the paper with this number in the order of the corpus, in place of what was there. Raises DiskFull or CannotWrite."""
+        lengths, tokens = array("L", map(len, made.lines)), array("L", made.tokens)
+        self._entries[number] = Entry(
+            made.name, made.source, made.sha256, made.language, made.size, self._end, lengths, tokens,
+            made.sample, made.paragraphs, made.dropped, made.characters,
+        )  # fmt: skip
         try:
+            self._file.seek(self._end)
             self._file.writelines(made.lines)
         except OSError as error:
             raise from_os_error(error, self._folder) from error
-        self.entries[number] = entry
+        self._end += sum(lengths)
 
-    def papers(self) -> Iterator[Entry]:
+    def papers(self) -> list[Entry]:
         """The entries in the order of the corpus."""
-        for number in sorted(self.entries):
-            yield self.entries[number]
+        return [self._entries[number] for number in sorted(self._entries)]
 
     def lines(self, entry: Entry) -> Iterator[bytes]:
         self._file.seek(entry.at)
         for length in entry.lengths:
             yield self._file.read(length)
 
-    def write(self, path: Path, chosen: Iterator[tuple[Entry, list[int]]]) -> Written:
+    def write(self, path: Path, chosen: Iterable[tuple[Entry, list[int]]]) -> Written:
         """Writes the lines of these entries that have these places. Raises DiskFull or CannotWrite."""
         digest = hashlib.sha256()
         size = examples = tokens = 0

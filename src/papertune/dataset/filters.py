@@ -1,0 +1,108 @@
+"""Decides, paragraph by paragraph, what a paper has to teach. Every paragraph that is dropped has a reason, which the report counts.
+
+Only what a paper shows by itself is judged here; what several papers share is the business of ``duplicates``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+
+from papertune.dataset.languages import language_of
+from papertune.dataset.read import Block
+from papertune.dataset.references import reference_blocks
+
+REASONS = {
+    "references": "reference lists that extraction left in",
+    "notice": "licences, copyright and journal notices",
+    "leftover": "page numbers, addresses, lines without a sentence",
+    "garbled": "text that was not read right: glyph codes, spaced letters, columns of numbers",
+    "language": "passages in another language than the paper",
+    "boilerplate": "short paragraphs that stand in three papers or more",
+    "repeated": "paragraphs that stand in an earlier paper already",
+}
+
+_NOTICES = (
+    "creative commons", "open access article", "open-access article", "all rights reserved", "©", "(c) 20", "(c) 19", "licensee ",
+    "remains neutral with", "publisher's note", "publisher’s note",
+    "downloaded from", "how to cite this article", "cite this article as", "permits unrestricted use",
+    "permits use, ", "permits non-commercial", "for reprints", "for permissions",
+)  # fmt: skip
+_NOTICE_WORDS = 130  # a longer paragraph only mentions a licence
+_LEFTOVER = re.compile(
+    r"(?:page )?\d{1,5}(?: (?:of|/) \d{1,5})?|(?:https?://|www\.|doi:|10\.\d{4,}/)\S+|\S+@\S+\.\w+|[\W\d_]+|(?:table|fig(?:ure)?)\.? ?\w{1,4}[.:]?",
+    re.IGNORECASE,
+)
+_GLYPHS = re.compile(r"\(cid:\d+\)|[\ufffd\ufffe\ue000-\uf8ff\x00-\x08\x0b\x0e-\x1f]")
+_GLYPH_BYTES = (b"(cid:", b"\xee", b"\xef")  # one of them is in every glyph code, private or replacement character
+_CONTROLS = bytes({*range(32)} - set(b"\t\n\r\f"))
+_SPACED = re.compile(r"(?:\b\w ){6,}")
+_LETTERS = bytes(c for c in range(128) if not chr(c).isalpha())
+_LOOK = 20_000  # characters that tell a paper's language
+_FEWEST_LETTERS = 0.55  # share of letters among the bytes: 0.75 to 0.83 in prose, 0.3 in tables of numbers
+_MOST_GLYPHS = 0.005
+_SENTENCE = 30  # characters from which a paragraph may do without a full stop
+_WORD = 25.0  # mean length of words above which spaces are missing
+
+
+@dataclass(slots=True)
+class Sifted:
+    """The blocks that stay, the paper's language ("" if unclear), and blocks and characters dropped by reason."""
+
+    language: str
+    blocks: list[Block] = field(default_factory=list)
+    dropped: Counter[str] = field(default_factory=Counter)
+    characters: Counter[str] = field(default_factory=Counter)
+
+    def drop(self, block: Block, reason: str) -> None:
+        self.dropped[reason] += 1
+        self.characters[reason] += len(block.text)
+
+
+def sift(blocks: list[Block]) -> Sifted:
+    """Paragraphs worth learning, with all headings but those of reference lists."""
+    references = reference_blocks(blocks)
+    sifted = Sifted(language_of(" ".join(b.text for k, b in enumerate(blocks) if not b.level and k not in references)[:_LOOK]))
+    for k, block in enumerate(blocks):
+        reason = "references" if k in references else "" if block.level else why_not(block.text, sifted.language)
+        if reason:
+            sifted.drop(block, reason)
+        else:
+            sifted.blocks.append(block)
+    return sifted
+
+
+def why_not(text: str, own_language: str) -> str:
+    """The reason to drop a paragraph of a paper in this language, "" for none."""
+    if len(text) < 120 and _LEFTOVER.fullmatch(text):
+        return "leftover"
+    if len(text) < _SENTENCE and text[-1] not in ".?!:”\"')":
+        return "leftover"
+    if _is_garbled(text):
+        return "garbled"
+    if _is_notice(text):
+        return "notice"
+    if own_language and len(text) > 200 and (language := language_of(text)) and language != own_language:
+        return "language"
+    return ""
+
+
+def _is_garbled(text: str) -> bool:
+    raw = text.encode("utf-8", "replace")
+    words = text.count(" ") + 1
+    if len(raw.translate(None, _LETTERS)) < _FEWEST_LETTERS * len(raw):
+        return True
+    if len(text) > max(200, _WORD * words) and text.isascii():
+        return True
+    suspicious = any(part in raw for part in _GLYPH_BYTES) or len(raw.translate(None, _CONTROLS)) < len(raw)
+    if suspicious and len(_GLYPHS.findall(text)) > _MOST_GLYPHS * len(text):
+        return True
+    return words > 0.3 * len(text) and sum(len(m[0]) for m in _SPACED.finditer(text)) > 0.2 * len(text)
+
+
+def _is_notice(text: str) -> bool:
+    if text.count(" ") >= _NOTICE_WORDS:
+        return False
+    folded = text.lower()
+    return any(words in folded for words in _NOTICES)
