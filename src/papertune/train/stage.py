@@ -257,7 +257,7 @@ def _final_run(output: Path) -> dict[str, Any] | None:
 def _report(config: TrainConfig, *, state: LoopState | None = None, fresh: bool = False) -> Report:
     final = config.output_dir / FINAL
     at = "" if config.output_dir == TrainConfig().output_dir else f" --lora-path {final}"
-    report = Report("train", written=[final], next_command=f"python export_model.py{at}", fresh=fresh)
+    report = Report("train", written=[final], next_command=f"papertune export{at}", fresh=fresh)
     bits = adapter.open_adapter(final).provenance["bits_per_byte"]
     report.summary.append(("Held-out bits per byte", f"{bits['before']:.3f} before, {bits['after']:.3f} after"))
     if state is None:
