@@ -29,11 +29,11 @@ from papertune.events import Event, OnEvent, Report, Unit
 class StepCommand(click.Command):
     """A step as a command. A flag that takes a list takes several words: ``--input-dir ../pdfs ../ebooks``."""
 
-    def __init__(self, name: str, config: type[Config], defaults: Mapping[str, Any]) -> None:
+    def __init__(self, name: str, config: type[Config], defaults: Mapping[str, Any], *, as_script: bool = False) -> None:
         hints = hints_of(config)
         self.lists = {flag_of(spec) for spec in fields(config) if is_list(hints[spec.name])}
         options: list[click.Parameter] = [_option(spec, hints[spec.name]) for spec in fields(config)]
-        super().__init__(name, params=options, callback=_runner(config, defaults), help=config.__doc__)
+        super().__init__(name, params=options, callback=_runner(config, defaults, as_script), help=config.__doc__)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         return super().parse_args(ctx, list(_repeat_flags(args, self.lists)))
@@ -105,20 +105,20 @@ class CtrlC:
         _say("Finishing the work in progress; press Ctrl-C again to stop at once.")
 
 
-def execute(config: Config) -> Report:
+def execute(config: Config, *, as_script: bool = False) -> Report:
     """A step with a progress display, Ctrl-C handling and its report printed."""
     from papertune.progress import display, show_report
 
     with display() as sink, CtrlC(sink) as on_event:
         report = run_step(config, on_event)
-    show_report(report)
+    show_report(report, as_script=as_script)
     return report
 
 
-def _runner(config: type[Config], defaults: Mapping[str, Any]) -> Callable[..., None]:
+def _runner(config: type[Config], defaults: Mapping[str, Any], as_script: bool) -> Callable[..., None]:
     def callback(**flags: Any) -> None:
         typed = {name: value for name, value in flags.items() if value is not None and value != ()}
-        execute(config.resolve(typed, defaults=defaults))
+        execute(config.resolve(typed, defaults=defaults), as_script=as_script)
 
     return callback
 
@@ -216,7 +216,7 @@ def main(args: list[str] | None = None) -> None:
 
 def script(step: str, **defaults: Any) -> None:
     """One of the four scripts of ``finetune/``: a step under the script's own name. ``defaults`` take the place of the config's."""
-    command = StepCommand(Path(sys.argv[0]).name, _STEPS[step], defaults)
+    command = StepCommand(Path(sys.argv[0]).name, _STEPS[step], defaults, as_script=True)
     sys.exit(guarded(lambda: command.main(standalone_mode=False)))
 
 

@@ -50,14 +50,16 @@ def ignore(event: Event) -> None:
 
 @dataclass(slots=True)
 class Report:
-    """What a step did. ``summary`` are (name, figure) pairs for people; ``next_command`` is what to type next.
+    """What a step did. ``summary`` are (name, figure) pairs for people, ``closing`` those to end with.
 
-    ``states`` counts the units by the state they ended in: ``ok``, ``fresh`` (nothing to do) or a reason for failing.
+    ``next_command`` is what to type next, as a verb of ``papertune``. ``states`` counts the units by the state they ended in: ``ok``,
+    ``fresh`` (nothing to do) or a reason for failing.
     """
 
     step: str
     written: list[Path] = field(default_factory=list)
     states: Counter[str] = field(default_factory=Counter)
     summary: list[tuple[str, str]] = field(default_factory=list)
+    closing: list[tuple[str, str]] = field(default_factory=list)
     next_command: str = ""
     fresh: bool = False

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
+from pathlib import Path
 
 from papertune.events import Event, Notice, OnEvent, Report, Started, Unit
 
+SCRIPTS = {"extract": "extract_text.py", "prepare": "prepare_dataset.py", "train": "finetune.py", "export": "export_model.py"}
 _EVERY = 10.0  # seconds between plain lines
+_MANY = 4  # files of a kind in a folder that are named one by one
 
 
 @contextmanager
@@ -76,15 +80,28 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def show_report(report: Report) -> None:
-    """Prints figures, states, what was written and what to run next to standard output."""
+def show_report(report: Report, *, as_script: bool = False) -> None:
+    """Prints figures, what was written and what to run next to standard output. ``as_script``: name the scripts, not the verbs."""
     if report.fresh:
         print("Nothing has changed since the last run; nothing to do.")
-    for name, figure in report.summary:
-        print(f"{name + ':':<28} {figure}")
-    if report.states:
-        print(f"{'Units by state:':<28} {', '.join(f'{count} {state}' for state, count in report.states.most_common())}")
-    for path in report.written:
-        print(f"{'Written:':<28} {path}")
+    lines = [*report.summary, *(("Written", text) for text in _gathered(report.written))]
     if report.next_command:
-        print(f"{'Next:':<28} {report.next_command}")
+        lines.append(("Next", _as_script(report.next_command) if as_script else report.next_command))
+    lines += report.closing
+    for name, figure in lines:
+        print(f"{name + ':':<26} {figure}")
+
+
+def _gathered(paths: Sequence[Path]) -> Iterator[str]:
+    """Single files by name; many of one kind in one folder as their number."""
+    for (folder, suffix), group in groupby(sorted(paths), key=lambda path: (path.parent, path.suffix)):
+        files = list(group)
+        yield from map(str, files) if len(files) <= _MANY else [f"{len(files)} {suffix} files in {folder}"]
+
+
+def _as_script(command: str) -> str:
+    """``papertune train …`` as ``python finetune.py …``."""
+    words = command.split(" ")
+    if words[0] != "papertune" or words[1] not in SCRIPTS:
+        return command
+    return " ".join(["python", SCRIPTS[words[1]], *words[2:]])

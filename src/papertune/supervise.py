@@ -66,7 +66,7 @@ class Workers(Generic[Task]):
         timeout: float,
         memory_limit: int,
         log: Path | None = None,
-        on_start: Callable[[Task], None] = lambda task: None,
+        on_start: Callable[[Task], None] | None = None,
         recycle: int = 200,
     ) -> None:
         self._function, self._count, self._timeout, self._memory = function, count, timeout, memory_limit
@@ -103,7 +103,8 @@ class Workers(Generic[Task]):
         for slot in [s for s in self._slots if s.ready and not s.busy]:
             if not self._waiting:
                 return
-            self._on_start(self._waiting[0])
+            if self._on_start:
+                self._on_start(self._waiting[0])
             slot.give(self._waiting.popleft())
         coming = sum(not slot.ready for slot in self._slots)
         while self._waiting and len(self._slots) < self._count and coming < len(self._waiting):
