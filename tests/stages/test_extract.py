@@ -1,0 +1,245 @@
+"""Files in, texts and sidecars out; what is done stays done; every file's end is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from papertune.config import ExtractConfig
+from papertune.errors import FolderMissing, MissingWeights, NoInputFiles, NothingExtracted
+from papertune.events import Event, Notice, Report, Unit, ignore
+from papertune.extract import backend, engines
+from papertune.extract.stage import run
+from papertune.manifest import read_manifest
+from papertune.records import Document
+from tests import hostile
+from tests.misbehaving import MAKER, bad_paper
+
+ENGINE = "fast"
+Extract = Callable[..., Report]
+
+
+@pytest.fixture
+def pdfs(tmp_path: Path) -> Path:
+    folder = tmp_path / "pdfs"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "extracted"
+
+
+@pytest.fixture
+def extract(pdfs: Path, out: Path) -> Extract:
+    def call(*folders: Path, on_event: Callable[[Event], None] = ignore, **settings: object) -> Report:
+        given = {"input_dir": folders or (pdfs,), "output_dir": out, "device": "cpu", "engine": ENGINE, "workers": 2, **settings}
+        return run(ExtractConfig(**given), on_event=on_event)  # type: ignore[arg-type]
+
+    return call
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in (".txt", ".json") and not path.name.startswith(".")}
+
+
+def states(out: Path) -> dict[str, str]:
+    return {key.rpartition("/")[2]: item["state"] for key, item in read_manifest(out / ".resume.json")[1].items()}
+
+
+def test_a_pdf_and_an_epub_become_text_and_sidecar(pdfs: Path, out: Path, extract: Extract) -> None:
+    (pdfs / "willow.pdf").write_bytes(hostile.pdf(hostile.PROSE, hostile.PROSE.upper()))
+    (pdfs / "deep").mkdir()
+    (pdfs / "deep" / "rings.epub").write_bytes(hostile.epub())
+    report = extract()
+    assert "They agreed within two years." in (out / "willow.txt").read_text()
+    assert (out / "rings.txt").read_text() == f"# On Willows\n\n## Rings\n\n{hostile.PROSE}\n"
+    document = Document.from_json((out / "willow.blocks.json").read_text())
+    assert (document.source, document.engine, document.pages) == ("willow.pdf", "fast", 2)
+    assert Document.from_json((out / "rings.blocks.json").read_text()).source == "deep/rings.epub"
+    assert report.states == {"ok": 2}
+    assert sorted(report.written) == [out / "rings.txt", out / "willow.txt"]
+    assert not report.fresh
+    assert str(out) in report.next_command
+
+
+def test_every_file_has_an_output_of_its_own_whatever_the_order_of_work(pdfs: Path, out: Path, extract: Extract, tmp_path: Path) -> None:
+    for number, name in enumerate(["paper.pdf", "a/paper.pdf", "b/paper.pdf", "b/PAPER.pdf"]):
+        (pdfs / name).parent.mkdir(exist_ok=True)
+        (pdfs / name).write_bytes(hostile.paper(number))
+    (pdfs / "paper.epub").write_bytes(hostile.epub())
+    assert extract(workers=3).states == {"ok": 5}
+    assert len(outputs(out)) == 10
+    assert extract(workers=1, output_dir=tmp_path / "again").states == {"ok": 5}
+    assert outputs(tmp_path / "again") == outputs(out)
+    assert Document.from_json((out / "paper.blocks.json").read_text()).source == "paper.pdf"
+
+
+def test_the_same_bytes_are_read_once(pdfs: Path, out: Path, extract: Extract) -> None:
+    for name in ["a.pdf", "b.pdf", "c.pdf"]:
+        (pdfs / name).write_bytes(hostile.paper(1))
+    assert extract().states == {"ok": 1, "duplicate": 2}
+    assert set(outputs(out)) == {"a.txt", "a.blocks.json"}
+    assert extract().fresh
+
+
+def test_done_work_is_not_done_again(pdfs: Path, out: Path, extract: Extract) -> None:
+    (pdfs / "a.pdf").write_bytes(hostile.paper(1))
+    (pdfs / "locked.pdf").write_bytes(hostile.CORPUS["locked.pdf"][0]())
+    first = extract()
+    assert first.states == {"ok": 1, "needs_password": 1}
+    (out / "a.txt").write_text("corrected by hand\n")
+    again = extract()
+    assert again.fresh
+    assert again.states == first.states
+    assert (out / "a.txt").read_text() == "corrected by hand\n"
+
+
+@pytest.mark.parametrize("change", ["content", "setting", "output gone", "sidecar gone", "--no-resume"])
+def test_what_changed_is_done_again_and_nothing_else(change: str, pdfs: Path, out: Path, extract: Extract) -> None:
+    (pdfs / "a.pdf").write_bytes(hostile.paper(1))
+    (pdfs / "b.pdf").write_bytes(hostile.paper(2))
+    extract()
+    settings: dict[str, object] = {}
+    expected = [out / "a.txt"]
+    match change:
+        case "content":
+            (pdfs / "a.pdf").write_bytes(hostile.paper(3))
+        case "setting":
+            settings, expected = {"min_length": 150}, [out / "a.txt", out / "b.txt"]
+        case "output gone":
+            (out / "a.txt").unlink()
+        case "sidecar gone":
+            (out / "a.blocks.json").unlink()
+        case "--no-resume":
+            settings, expected = {"resume": False}, [out / "a.txt", out / "b.txt"]
+    assert sorted(extract(**settings).written) == expected
+    assert extract(**{**settings, "resume": True}).fresh
+
+
+def test_what_is_too_short_is_left_out_and_an_earlier_text_of_it_too(pdfs: Path, out: Path, extract: Extract) -> None:
+    (pdfs / "short.pdf").write_bytes(hostile.pdf("Nothing much happened."))
+    (pdfs / "long.pdf").write_bytes(hostile.paper(1))
+    assert extract(min_length=10).states == {"ok": 2}
+    assert extract(min_length=200).states == {"ok": 1, "too_short": 1}
+    assert set(outputs(out)) == {"long.txt", "long.blocks.json"}
+
+
+def test_outputs_of_files_that_are_gone_stay(pdfs: Path, out: Path, extract: Extract) -> None:
+    (pdfs / "a.pdf").write_bytes(hostile.paper(1))
+    (pdfs / "b.pdf").write_bytes(hostile.paper(2))
+    extract()
+    (pdfs / "a.pdf").unlink()
+    assert extract().states == {"ok": 1}
+    assert (out / "a.txt").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="names and pipes that Windows has not")
+def test_odd_names_and_odd_files_are_fine(pdfs: Path, out: Path, extract: Extract) -> None:
+    for name, data in hostile.ODD_NAMES.items():
+        Path(os.fsdecode(os.fsencode(pdfs) + b"/" + name)).write_bytes(data)
+    os.mkfifo(pdfs / "pipe.pdf")
+    (pdfs / "loop").symlink_to(pdfs)
+    (pdfs / "gone.pdf").symlink_to("nowhere.pdf")
+    assert extract().states == {"ok": len(hostile.ODD_NAMES), "unreadable": 2}
+    assert len(outputs(out)) == 2 * len(hostile.ODD_NAMES)
+    assert extract().fresh
+    for name in outputs(out):
+        assert name.isprintable()
+        assert len(name.encode()) <= 220
+
+
+def test_a_run_stopped_between_two_files_goes_on_where_it_was(pdfs: Path, out: Path, extract: Extract, tmp_path: Path) -> None:
+    for number in range(6):
+        (pdfs / f"{number}.pdf").write_bytes(hostile.paper(number))
+
+    def stop(event: Event) -> None:
+        if isinstance(event, Unit) and event.done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        extract(on_event=stop)
+    assert list(states(out).values()).count("ok") == 2
+    assert "started" not in states(out).values()
+    report = extract()
+    assert report.states == {"ok": 6}
+    assert len(report.written) == 4
+    extract(output_dir=tmp_path / "whole")
+    assert outputs(out) == outputs(tmp_path / "whole")
+
+
+def test_a_file_that_changes_while_it_is_read_is_read_in_the_next_run(pdfs: Path, extract: Extract, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(backend.BACKENDS, "fast", MAKER)
+    (pdfs / "growing.pdf").write_bytes(bad_paper("grow", 1))
+    (pdfs / "still.pdf").write_bytes(hostile.paper(2))
+    assert extract().states == {"changed": 1, "ok": 1}
+    monkeypatch.undo()
+    assert extract().states == {"ok": 2}
+
+
+def test_the_log_has_every_file_and_what_workers_print(pdfs: Path, out: Path, extract: Extract, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(backend.BACKENDS, "fast", MAKER)
+    (pdfs / "a.pdf").write_bytes(bad_paper("chatter", 1))
+    (pdfs / "page.pdf").write_bytes(b"<html>")
+    extract()
+    log = (out / "extract.log").read_text()
+    assert "a.pdf: ok by fast" in log
+    assert "page.pdf: not_pdf" in log
+    assert "native noise" in log
+
+
+def test_wrong_input_is_told_in_one_line(pdfs: Path, out: Path, extract: Extract) -> None:
+    with pytest.raises(FolderMissing):
+        extract(pdfs / "nowhere")
+    with pytest.raises(NoInputFiles):
+        extract()
+    assert not out.exists()
+    (pdfs / "page.pdf").write_bytes(b"<html>")
+    with pytest.raises(NothingExtracted, match="1 not_pdf"):
+        extract()
+
+
+def notices(extract: Extract, **settings: object) -> list[str]:
+    heard: list[str] = []
+    extract(on_event=lambda event: heard.append(event.text) if isinstance(event, Notice) else None, **settings)
+    return heard
+
+
+def test_auto_says_once_how_to_get_docling_and_goes_on(pdfs: Path, extract: Extract, tmp_path: Path) -> None:
+    pytest.importorskip("docling")
+    (pdfs / "a.pdf").write_bytes(hostile.paper(1))
+    [notice] = notices(extract, engine="auto", device="cuda", docling_models=tmp_path)
+    assert "docling-tools models download layout" in notice
+
+
+def test_docling_asked_for_without_weights_names_the_command(pdfs: Path, extract: Extract, tmp_path: Path) -> None:
+    pytest.importorskip("docling")
+    (pdfs / "a.pdf").write_bytes(hostile.paper(1))
+    with pytest.raises(MissingWeights, match="docling-tools models download layout"):
+        extract(engine="docling", docling_models=tmp_path)
+
+
+def test_auto_without_a_gpu_reads_with_fast_and_says_so(pdfs: Path, extract: Extract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("docling")
+    (pdfs / "a.pdf").write_bytes(hostile.paper(1))
+    weights = tmp_path / "docling-project--docling-layout-heron" / "model.safetensors"
+    weights.parent.mkdir()
+    weights.touch()
+    monkeypatch.setattr(engines, "gpus", lambda: ())
+    [notice] = notices(extract, engine="auto", device="cuda", docling_models=tmp_path)
+    assert notice.startswith("No CUDA device")
+    assert notices(extract, engine="auto", device="cpu", docling_models=tmp_path) == []
+
+
+def test_resume_json_is_json(pdfs: Path, out: Path, extract: Extract) -> None:
+    (pdfs / "a.pdf").write_bytes(hostile.paper(1))
+    extract()
+    whole = json.loads((out / ".resume.json").read_text())
+    assert whole["header"]["step"] == "extract"
+    assert whole["items"][-1]["state"] == "ok"
