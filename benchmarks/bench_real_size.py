@@ -136,7 +136,7 @@ def train(options: argparse.Namespace) -> None:
 
 
 def write_dataset(folder: Path, examples: int) -> None:
-    """Examples of 960 characters (about 480 tokens) of made-up words, eight to a paper."""
+    """Examples of 1,350 characters (about 500 tokens) of made-up words, eight to a paper."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = random.Random(0)
     syllables = [c + v for c in "bcdfglmnprstv" for v in ("a", "e", "i", "o", "u", "an", "er", "in")]
@@ -144,7 +144,7 @@ def write_dataset(folder: Path, examples: int) -> None:
     for name, count in (("train", examples), ("val", 8)):
         with (folder / f"{name}.jsonl").open("w") as file:
             for i in range(count):
-                text = " ".join(rng.choices(words, k=300))[:960]
+                text = " ".join(rng.choices(words, k=400))[:1350]
                 file.write(json.dumps({"id": f"{name}-{i}", "paper": f"{name}-{i // 8}", "text": text}) + "\n")
 
 
