@@ -1,0 +1,251 @@
+"""How long an export takes, and in how much memory; how fast the quantisers are beside ggml's own.
+
+    python benchmarks/bench_export.py export --base FOLDER [--adapter FOLDER] [--quant Q4_K_M] [--out FILE]
+    python benchmarks/bench_export.py usual --base FOLDER --adapter FOLDER
+    python benchmarks/bench_export.py quantisers
+    python benchmarks/bench_export.py model FOLDER --hidden 4096 --layers 32 --ffn 14336 --heads 32 --kv-heads 8
+
+``export`` runs the step in a process of its own and loads the result in llama.cpp; without ``--adapter`` it makes a random one of rank 16.
+``usual`` is the chain that people follow today on the same input: transformers and PEFT merge and save the model, a converter writes an
+f16 GGUF, and ggml's C code (from xllamacpp, by ctypes, as many threads as cores) quantises that. ``model`` writes random weights in bf16.
+Every row goes to ``results.jsonl`` beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import importlib.util
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+RESULTS = Path(__file__).with_name("results.jsonl")
+SHAPES = {"q_proj": "qh", "k_proj": "kh", "v_proj": "kh", "o_proj": "hq", "gate_proj": "fh", "up_proj": "fh", "down_proj": "hf"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    for verb in ("export", "usual", "worker"):
+        sub = verbs.add_parser(verb)
+        sub.add_argument("--base", required=True)
+        sub.add_argument("--adapter", type=Path)
+        sub.add_argument("--quant", default="Q4_K_M")
+        sub.add_argument("--out", type=Path, default=Path("bench.gguf"))
+    verbs.add_parser("quantisers")
+    sub = verbs.add_parser("model")
+    sub.add_argument("folder", type=Path)
+    for name, default in (("hidden", 2048), ("layers", 22), ("ffn", 5632), ("heads", 32), ("kv-heads", 4)):
+        sub.add_argument(f"--{name}", type=int, default=default)
+    args = parser.parse_args()
+    {"export": export, "usual": usual, "worker": worker, "quantisers": quantisers, "model": model}[args.verb](args)
+
+
+def export(args: argparse.Namespace) -> None:
+    from papertune.export.check import load_gguf
+
+    adapter = args.adapter or random_adapter(args.base, args.out.with_name(args.out.stem + "-adapter"))
+    args.out.unlink(missing_ok=True)
+    command = [sys.executable, __file__, "worker", "--base", args.base, "--adapter", str(adapter), "--quant", args.quant, "--out", str(args.out)]
+    row = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+    begin = time.perf_counter()
+    with load_gguf(args.out, 256) as gguf:
+        row["load_s"] = round(time.perf_counter() - begin, 2)
+        begin = time.perf_counter()
+        row["text"] = gguf.generate("# On the structure of", 8, seed=0)
+        row["generate_8_s"] = round(time.perf_counter() - begin, 2)
+    record("export", row)
+
+
+def worker(args: argparse.Namespace) -> None:
+    """One export, alone in this process, so that its peak memory is its own."""
+    from papertune.config import ExportConfig
+    from papertune.export.stage import run
+
+    row = measured(lambda: run(ExportConfig(lora_path=args.adapter, gguf_path=args.out, quant=args.quant)))
+    report = row.pop("value")
+    row |= {"base": args.base, "quant": args.quant, "gguf_bytes": args.out.stat().st_size, **dict(report.summary)}
+    print(json.dumps(row))
+
+
+def usual(args: argparse.Namespace) -> None:
+    """Each stage in its own process; memory is the largest, time and bytes are sums."""
+    folder = args.out.with_name(args.out.stem + "-usual")
+    folder.mkdir(parents=True, exist_ok=True)
+    total: dict[str, Any] = {"wall_s": 0.0, "cpu_s": 0.0, "peak_rss_mib": 0, "written_mib": 0}
+    script = str(Path(__file__).with_name("usual_route.py"))
+    for stage in ("merge", "convert", "quantise"):
+        command = [sys.executable, script, stage, args.base, str(args.adapter), str(folder), args.quant]
+        row = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+        total[stage] = row
+        for key in ("wall_s", "cpu_s", "written_mib"):
+            total[key] = round(total[key] + row[key], 1)
+        total["peak_rss_mib"] = max(total["peak_rss_mib"], row["peak_rss_mib"])
+    record("usual", {"base": args.base, "quant": args.quant, **total})
+
+
+def quantisers(_args: argparse.Namespace) -> None:
+    from papertune.export.quantize.kernels import compile_for, quantize
+    from papertune.export.quantize.types import TYPES
+
+    ggml = ggml_quantizer()
+    rows, columns = 256, 4096
+    random = np.random.default_rng(0)
+    values = (random.standard_normal((rows, columns)) * 0.02).astype(np.float32)
+    weights = (random.random(columns) ** 4).astype(np.float32)
+    for importance in (None, weights):
+        compiling = compile_for(TYPES.values(), importance=importance is not None)
+        record("compile", {"importance": importance is not None, "seconds": round(compiling, 2)})
+        for kind in TYPES.values():
+            if kind.block == 1:
+                continue
+            ours, theirs = np.empty(rows * kind.row_bytes(columns), np.uint8), np.empty(rows * kind.row_bytes(columns), np.uint8)
+            fast = least_seconds(partial(quantize, kind, values, ours, importance)) / values.size * 1e9
+            slow = least_seconds(partial(ggml, kind.number, values, theirs, importance)) / values.size * 1e9
+            row = {"type": kind.name, "importance": importance is not None, "ns_per_value": round(fast, 2), "ggml_ns_per_value": round(slow, 2)}
+            record("quantiser", {**row, "times": round(slow / fast, 2), "identical": bool((ours == theirs).all())})
+
+
+def least_seconds(work: Callable[[], Any], rounds: int = 5) -> float:
+    """CPU seconds of the quickest of some rounds on this thread."""
+    seconds = []
+    for _ in range(rounds):
+        begin = time.thread_time()
+        work()
+        seconds.append(time.thread_time() - begin)
+    return min(seconds)
+
+
+def ggml_quantizer() -> Callable[..., None]:
+    """ggml's own ``ggml_quantize_chunk`` out of xllamacpp."""
+    spec = importlib.util.find_spec("xllamacpp")
+    assert spec is not None
+    assert spec.submodule_search_locations
+    library = ctypes.CDLL(str(next(Path(spec.submodule_search_locations[0]).glob("xllamacpp*.so"))))
+    function = library.ggml_quantize_chunk
+    function.restype = ctypes.c_size_t
+    function.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 3, ctypes.c_void_p]
+
+    def quantize(number: int, values: np.ndarray, out: np.ndarray, importance: np.ndarray | None = None) -> None:
+        weights = None if importance is None else importance.ctypes.data
+        function(number, values.ctypes.data, out.ctypes.data, 0, values.shape[0], values.shape[1], weights)
+
+    return quantize
+
+
+def measured(work: Callable[[], Any]) -> dict[str, Any]:
+    """Wall and CPU seconds, peak memory and bytes written of ``work``; the process should do nothing else."""
+    wall, cpu, written = time.perf_counter(), time.process_time(), _written()
+    value = work()
+    return {
+        "wall_s": round(time.perf_counter() - wall, 1),
+        "cpu_s": round(time.process_time() - cpu, 1),
+        "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10,
+        "written_mib": (_written() - written) >> 20,
+        "value": value,
+    }
+
+
+def _written() -> int:
+    """Bytes this process has handed to write(2)."""
+    try:
+        fields = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    except OSError:
+        return 0
+    return int(fields["wchar"])
+
+
+def random_adapter(base: str, folder: Path, rank: int = 16) -> Path:
+    from papertune.adapter import write_adapter
+    from papertune.base import open_base
+    from papertune.family import head_size, key_value_heads
+
+    opened = open_base(base)
+    config = opened.config
+    heads = head_size(config)
+    sizes = {"h": config["hidden_size"], "f": config["intermediate_size"]}
+    sizes |= {"q": heads * config["num_attention_heads"], "k": heads * key_value_heads(config)}
+    random = np.random.default_rng(0)
+    tensors = {}
+    for layer in range(config["num_hidden_layers"]):
+        for projection, (rows, columns) in SHAPES.items():
+            module = f"base_model.model.model.layers.{layer}.{opened.family.linear(projection)}"
+            tensors[f"{module}.lora_A.weight"] = ((random.random((rank, sizes[columns])) * 2 - 1) / sizes[columns] ** 0.5).astype(np.float32)
+            tensors[f"{module}.lora_B.weight"] = (random.standard_normal((sizes[rows], rank)) * 0.01).astype(np.float32)
+    modules = opened.family.projections
+    write_adapter(folder, tensors, base_model=base, rank=rank, alpha=2 * rank, dropout=0.0, target_modules=modules, provenance={})
+    return folder
+
+
+def model(args: argparse.Namespace) -> None:
+    """Random weights of these shapes, one shard a layer, with the built-in model's tokenizer."""
+    from papertune.base import open_base
+    from papertune.family import MISTRAL
+
+    tiny = open_base("tiny")
+    args.folder.mkdir(parents=True, exist_ok=True)
+    sizes = {"hidden_size": args.hidden, "intermediate_size": args.ffn, "num_hidden_layers": args.layers}
+    sizes |= {"num_attention_heads": args.heads, "num_key_value_heads": args.kv_heads, "head_dim": args.hidden // args.heads}
+    config = {**tiny.config, **sizes, "sliding_window": 4096}
+    (args.folder / "config.json").write_text(json.dumps(config, indent=2))
+    for name in ("tokenizer.model", "tokenizer_config.json"):
+        (args.folder / name).write_bytes((tiny.folder / name).read_bytes())
+    width = config["head_dim"]
+    extents = {"h": args.hidden, "f": args.ffn, "q": width * args.heads, "k": width * args.kv_heads}
+    random = np.random.default_rng(0)
+    groups: dict[str, list[str]] = {}
+    for name, _ in MISTRAL.tensors(args.layers):
+        groups.setdefault(name.split(".")[2] if "layers" in name else "whole", []).append(name)
+    index: dict[str, str] = {}
+    total = 0
+    for number, names in enumerate(groups.values()):
+        file = f"model-{number + 1:05d}-of-{len(groups):05d}.safetensors"
+        total += _write_random(args.folder / file, names, extents, config["vocab_size"], random)
+        index |= dict.fromkeys(names, file)
+    (args.folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": index}))
+    print(f"{args.folder}: {total / 2e9:.2f} B values")
+
+
+def _write_random(path: Path, names: list[str], extents: dict[str, int], vocabulary: int, random: np.random.Generator) -> int:
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    shapes = {}
+    for name in names:
+        part = name.split(".")[-2]
+        shape = tuple(extents[k] for k in SHAPES[part]) if part in SHAPES else (extents["h"],) if "norm" in part else (vocabulary, extents["h"])
+        shapes[name] = shape
+        size = 2 * int(np.prod(shape))
+        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for shape in shapes.values():
+            values = random.standard_normal(shape, dtype=np.float32) * np.float32(0.02) if len(shape) > 1 else np.ones(shape, np.float32)
+            file.write(np.ascontiguousarray(values.view(np.uint32) >> 16, dtype=np.uint16).data)
+    return offset
+
+
+def record(kind: str, row: dict[str, Any]) -> None:
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=RESULTS.parent, capture_output=True, text=True, check=False).stdout.strip()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    full = {"bench": "export", "kind": kind, "commit": commit, "machine": f"{platform.machine()}, {cores} cores", **row}
+    with RESULTS.open("a") as file:
+        file.write(json.dumps(full) + "\n")
+    print(json.dumps(full, indent=1), flush=True)
+
+
+if __name__ == "__main__":
+    main()
