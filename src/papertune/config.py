@@ -154,7 +154,92 @@ class ExportConfig(Config):
     keep_merged: bool = setting(False, "Also write the merged model, as large as the base, into --merged-dir; the GGUF does not need it")
 
 
-CONFIGS: tuple[type[Config], ...] = (ExtractConfig, PrepareConfig, TrainConfig, ExportConfig)
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(Config):
+    """Did it get better? Bits per byte on held-out papers and on general text, before and after."""
+
+    step: ClassVar[str] = "evaluate"
+
+    lora_path: Path = setting(Path("./lora_output/final"), "LoRA adapter weights; measured with and without them")
+    model: str = setting("", "Base model; empty: the one the adapter was trained on")
+    gguf: tuple[Path, ...] = setting((), "GGUF files to measure too (export_model.py's, through llama.cpp)")
+    only_gguf: bool = setting(False, "Measure the GGUF files alone, without base model and adapter")
+    train_file: Path = setting(Path("./dataset/train.jsonl"), "Training data: copies from it are looked for")
+    val_file: Path = setting(Path("./dataset/val.jsonl"), "Held-out papers: a .jsonl, a .txt or a folder of .txt")
+    general_file: Path | None = setting(None, "General text to see what was forgotten (documents parted by a line with U+001E); built in if not named")
+    text_dir: Path = setting(Path("./extracted_text"), "Text files of Step 1, which know the page of every paragraph")
+    output_dir: Path = setting(Path("./evaluation"), "Where evaluation.json and evaluation.md land")
+    context: int = setting(512, "Tokens the model sees at a time (as --max-seq-len of training)", least=16)
+    samples: int = setting(0, "Passages each GGUF writes, to measure repetition and copies", least=0)
+    device: str = setting("auto", "Where base model and adapter run", choices=("auto", "cpu", "cuda"))
+    threads: int = setting(0, "Processor cores to use; 0: all", least=0)
+    seed: int = setting(0, "Seed of the intervals and of the samples", least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckConfig(Config):
+    """Is a text a copy of the training papers? Every copied span with its paper and page."""
+
+    step: ClassVar[str] = "check"
+
+    file: tuple[Path, ...] = setting((), "Text files to check", flag="FILE")
+    against: Path = setting(Path("./dataset/train.jsonl"), "A train.jsonl, or a folder of texts from Step 1")
+    text_dir: Path = setting(Path("./extracted_text"), "Text files of Step 1, which know the page of every paragraph")
+    tokenizer: str = setting("tiny", "Base model whose tokens are counted: a local folder or hub name; tiny has Mistral's tokenizer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriteConfig(Config):
+    """A long article on a title, section by section, by the model in Ollama or a GGUF file."""
+
+    step: ClassVar[str] = "write"
+
+    title: str = setting("", "What the article is about", flag="TITLE")
+    output: Path | None = setting(None, "Markdown file to write; made from the title if not named")
+    outline: Path | None = setting(None, "File with the headings of the article, one a line")
+    sections: tuple[str, ...] = setting((), "Headings of the article; without these and --outline the model is asked for them")
+    words: int = setting(3000, "Words to write, about", least=50)
+    model: str = setting("scientific-mistral", "Name in Ollama")
+    host: str = setting("", "Ollama's address; empty: OLLAMA_HOST, or this machine")
+    gguf: Path | None = setting(None, "GGUF file to write with, without Ollama")
+    context: int = setting(4096, "Tokens the model sees at a time", least=256)
+    temperature: float = setting(0.8, "How freely words are chosen", least=0, most=2)
+    timeout: float = setting(300.0, "Seconds to wait for the next word before the connection counts as lost", above=0)
+    against: Path = setting(Path("./dataset/train.jsonl"), "Training data that the article is compared with at the end")
+    text_dir: Path = setting(Path("./extracted_text"), "Text files of Step 1, which know the page of every paragraph")
+    threads: int = setting(0, "Processor cores for --gguf; 0: all", least=0)
+    seed: int = setting(0, "Seed of what is written", least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalyzeConfig(Config):
+    """Papers read section by section by the model, each to a structured analysis with page references."""
+
+    step: ClassVar[str] = "analyze"
+
+    paper: tuple[Path, ...] = setting((Path("./pdfs"),), "PDF or EPUB files, or folders of them", flag="PAPER")
+    output: Path = setting(Path("./analysis"), "Folder for the analyses")
+    questions: Path | None = setting(None, "File with questions to answer about each paper, one a line")
+    model: str = setting("scientific-mistral", "Name in Ollama")
+    host: str = setting("", "Ollama's address; empty: OLLAMA_HOST, or this machine")
+    gguf: Path | None = setting(None, "GGUF file to read with, without Ollama")
+    context: int = setting(4096, "Tokens the model sees at a time", least=512)
+    temperature: float = setting(0.3, "How freely words are chosen", least=0, most=2)
+    timeout: float = setting(300.0, "Seconds to wait for the next word before the connection counts as lost", above=0)
+    threads: int = setting(0, "Processor cores for --gguf; 0: all", least=0)
+    seed: int = setting(0, "Seed of what is written", least=0)
+
+
+CONFIGS: tuple[type[Config], ...] = (
+    ExtractConfig,
+    PrepareConfig,
+    TrainConfig,
+    ExportConfig,
+    EvaluateConfig,
+    CheckConfig,
+    WriteConfig,
+    AnalyzeConfig,
+)
 
 
 def convert(spec: Field[Any], hint: Any, text: Any, where: str) -> Any:
@@ -207,7 +292,7 @@ def _check(value: Any, spec: Field[Any]) -> None:
         raise BadValue(f"{flag} {value} is too small.", f"Choose more than {rule['above']:g}.")
     if rule["most"] is not None and not value <= rule["most"]:
         raise BadValue(f"{flag} {value} is too large.", f"Choose {rule['most']:g} or less.")
-    if isinstance(value, tuple) and not value:
+    if isinstance(value, tuple) and not value and spec.default != ():
         raise BadValue(f"{flag} is empty.", "Name at least one.")
 
 
