@@ -1,0 +1,225 @@
+"""The fast engine: a micro-batch forward and backward through frozen NF4 layers with LoRA weights, without autograd.
+
+Sequences are packed end to end; the layers' activations are kept, offloaded or made again by ``Plan``; logits exist for some positions at a
+time. The face is that of ``reference.ReferenceEngine``, and so are loss and gradients, up to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from papertune.base import Base
+from papertune.kernels import nf4, ops
+from papertune.kernels.nf4 import NF4
+from papertune.train.batches import TokenSequence
+from papertune.train.fast.flat import GROUPS, FlatLora, sizes
+from papertune.train.fast.host import Host, Parked
+from papertune.train.fast.layer import Layer, Save, Saved
+from papertune.train.fast.packing import Packed, pack
+from papertune.train.fast.plan import Fate, Plan
+from papertune.train.fast.projections import Group
+from papertune.train.fast.shape import Shape, shape_of
+from papertune.train.fast.weights import Weights
+from papertune.train.model import Device
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_PARKED = ("x", "qkv", "attended", "h", "gate_up")  # what a layer offloads: all of Saved that is as large as a layer's input
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """The base model on the device. ``layers[i]`` is (norm1, norm2, the seven projections by name); ``head`` is ``embedding`` where tied."""
+
+    embedding: Tensor
+    head: Tensor
+    norm: Tensor
+    layers: list[tuple[Tensor, Tensor, dict[str, NF4]]]
+
+
+def load_frozen(base: Base, device: Device) -> Frozen:
+    """Reads, casts and quantises tensor by tensor: at its highest, memory is that of the result and one matrix. Raises BadModel."""
+    shape, place = shape_of(base), torch.device(device.kind)
+    weights = Weights(base, place, device.dtype)
+    embedding = weights("model.embed_tokens", shape.vocabulary, shape.hidden)
+    head = embedding if shape.tied else weights("lm_head", shape.vocabulary, shape.hidden)
+    layers = []
+    for i in range(shape.layers):
+        at = f"model.layers.{i}"
+        norms = (weights(f"{at}.{norm}", shape.hidden) for norm in ("input_layernorm", "post_attention_layernorm"))
+        matrices = {name: nf4.quantize(weights(f"{at}.{base.family.linear(name)}", *size)) for name, size in sizes(shape).items()}
+        layers.append((next(norms), next(norms), matrices))
+    return Frozen(embedding, head, weights("model.norm", shape.hidden), layers)
+
+
+class FastEngine:
+    """``parameters`` are the LoRA weights by PEFT name, float32, and ``lora.parameter`` is all of them in one; gradients gather in ``.grad``."""
+
+    name = "fast"
+
+    def __init__(
+        self, base: Base, frozen: Frozen, device: Device, *, rank: int, alpha: float, dropout: float, targets: tuple[str, ...], plan: Plan
+    ) -> None:
+        self.device, self.plan = device, plan
+        self.shape: Shape = shape_of(base)
+        self._place = frozen.norm.device
+        self.lora = FlatLora(self.shape, base.family, targets, rank, alpha / rank, self._place)
+        self.parameters = self.lora.parameters
+        self._norm, self._head = frozen.norm, frozen.head
+        self._embedding = frozen.embedding.cpu() if self.plan.host_embedding and not self.shape.tied else frozen.embedding
+        self._layers = []
+        for i, (norm1, norm2, matrices) in enumerate(frozen.layers):
+            groups = [
+                Group([matrices[name] for name in names], self.lora.groups[i][j], _salt(i, j), device.dtype) for j, names in enumerate(GROUPS)
+            ]
+            self._layers.append(Layer(self.shape, norm1, norm2, groups, dropout))
+        shadows = [pair for layer in self._layers for group in layer.groups for pair in group.shadows()]
+        # Two lists: torch copies contiguous pairs in a few launches, the blocks on a diagonal one by one.
+        self._shadows = [[p for p in shadows if p[0].is_contiguous()], [p for p in shadows if not p[0].is_contiguous()]]
+        self._host = Host(self._place)
+
+    @torch.no_grad()
+    def accumulate(self, batch: Sequence[TokenSequence], scale: float, seed: int) -> Tensor:
+        """Adds the gradient of ``scale`` × summed loss of this micro-batch; returns the summed loss in nats (not scaled, on the device).
+
+        ``seed`` decides the dropout, so that a step repeats exactly whatever was computed before it.
+        """
+        if not self.lora.attached:  # the optimiser has stepped and dropped the gradients
+            self.lora.gradient.zero_()
+            self.lora.attach()
+            self._refresh()
+        packed = pack(batch, self.shape, self._place, seed)
+        x, saved = self._forward(packed)
+        loss, dx = self._loss(x, packed, scale)
+        del x
+        self._backward(dx, saved, packed)
+        return loss
+
+    @torch.no_grad()
+    def measure(self, batch: Sequence[TokenSequence]) -> Tensor:
+        """The summed loss in nats without dropout and without gradients."""
+        self._refresh()
+        packed = pack(batch, self.shape, self._place, 0)
+        x = self._embed(packed)
+        for layer in self._layers:
+            x, _ = layer.forward(x, packed, self.plan, Save.NOTHING, train=False)
+        return self._loss(x, packed, 0.0)[0]
+
+    def adapter(self) -> dict[str, np.ndarray]:
+        """A copy of the LoRA weights, float32 on the CPU."""
+        return {name: p.detach().cpu().numpy().copy() for name, p in self.parameters.items()}
+
+    @torch.no_grad()
+    def load_adapter(self, tensors: Mapping[str, np.ndarray]) -> None:
+        for name, parameter in self.parameters.items():
+            parameter.copy_(torch.from_numpy(tensors[name]))
+        self._refresh()
+
+    def peak_memory(self) -> int:
+        """Bytes: the most the allocator has held on a GPU, resident memory on a CPU."""
+        if self.device.kind == "cuda":
+            return int(torch.cuda.max_memory_reserved())
+        import psutil
+
+        return int(psutil.Process().memory_info().rss)
+
+    def _refresh(self) -> None:
+        """Brings the 16-bit copies of the LoRA weights up to date."""
+        for pairs in self._shadows:
+            if pairs:
+                torch._foreach_copy_([copy for copy, _ in pairs], [original for _, original in pairs])
+
+    def _embed(self, packed: Packed) -> Tensor:
+        if self._embedding.device == packed.ids.device:
+            return self._embedding[packed.ids]
+        return self._embedding[packed.ids.cpu()].pin_memory().to(packed.ids.device, non_blocking=True)
+
+    def _forward(self, packed: Packed) -> tuple[Tensor, list[_Left]]:
+        x, saved, host = self._embed(packed), [], self._host
+        for i, layer in enumerate(self._layers):
+            left = _Left(self.plan.fate(i, len(self._layers)))
+            if left.fate is Fate.RECOMPUTE:
+                if self.plan.park_inputs:
+                    left.parked["x"] = host.park(f"{i}.x", x)
+                else:
+                    left.x = x
+                x, _ = layer.forward(x, packed, self.plan, Save.NOTHING)
+            else:
+                x, left.saved = layer.forward(x, packed, self.plan, Save.COSTLY)
+                if left.fate is Fate.OFFLOAD:
+                    assert left.saved is not None
+                    left.parked = {name: host.park(f"{i}.{name}", left.saved.take(name)) for name in _PARKED}
+            host.end_layer()
+            saved.append(left)
+        host.end_forward()
+        return x, saved
+
+    def _backward(self, dx: Tensor, saved: list[_Left], packed: Packed) -> None:
+        self._host.call(saved[-1].arrivals())
+        for layer in reversed(self._layers):
+            left = saved.pop()
+            self._host.wait()
+            if saved:
+                self._host.call(saved[-1].arrivals())
+            dx = layer.backward(dx, self._restored(left, layer, packed), packed, self.plan)
+
+    def _restored(self, left: _Left, layer: Layer, packed: Packed) -> Saved:
+        """All that a layer's backward pass reads, brought back or made again."""
+        back = {name: parked.device for name, parked in left.parked.items()}
+        left.parked.clear()
+        if left.fate is Fate.RECOMPUTE:
+            x = left.x if left.x is not None else back["x"]
+            left.x = None
+            assert x is not None
+            _, saved = layer.forward(x, packed, self.plan, Save.ALL)
+        else:
+            saved = left.saved
+            for name, tensor in back.items():
+                setattr(saved, name, tensor)
+        assert saved is not None
+        return saved
+
+    def _loss(self, x: Tensor, packed: Packed, scale: float) -> tuple[Tensor, Tensor]:
+        """The summed loss, and the gradient of scale × it in ``x`` (T, H). Only positions that predict have logits, some at a time."""
+        z = x[packed.rows]
+        hidden = torch.empty_like(z)
+        _, r = ops.rms_norm(z, self._norm, self.shape.eps, hidden)
+        losses = []
+        for first in range(0, len(z), self.plan.loss_rows):
+            part = slice(first, first + self.plan.loss_rows)
+            logits = hidden[part] @ self._head.T
+            losses.append(ops.cross_entropy_(logits, packed.targets[part], scale))
+            if scale:
+                torch.mm(logits, self._head, out=hidden[part])  # the hidden state has been read: its gradient takes its place
+            del logits
+        dx = torch.zeros_like(x)
+        if scale:
+            dz = torch.zeros_like(z)
+            ops.rms_norm_backward_(hidden, z, self._norm, r, dz)
+            dx[packed.rows] = dz
+        return torch.cat(losses).sum(), dx
+
+
+class _Left:
+    """What the forward pass leaves of one layer: its input, or what it saved, or those parts of either that are in host memory."""
+
+    __slots__ = ("fate", "parked", "saved", "x")
+
+    def __init__(self, fate: Fate) -> None:
+        self.fate = fate
+        self.x: Tensor | None = None
+        self.saved: Saved | None = None
+        self.parked: dict[str, Parked] = {}
+
+    def arrivals(self) -> list[Parked]:
+        return list(self.parked.values())
+
+
+def _salt(layer: int, group: int) -> int:
+    return (layer * len(GROUPS) + group + 1) * 0x9E3779B1 & 0x7FFFFFFF

@@ -1,0 +1,45 @@
+"""What becomes of each layer's activations between the forward and the backward pass, and other trades of time for memory.
+
+A layer of Mistral 7B makes, a token: 8 KB of input, 12 KB of queries, keys and values, 8 KB of attention output, 8 KB of hidden state and
+57 KB of gate and up projections in 16 bits. Its weights take 436 MB when dequantised.
+
+recompute  hold the input (8 KB a token); run the layer again before its backward pass: a third more multiplications
+offload    hold all 93 KB a token in host memory: needs a link that moves them while the next layer computes
+keep       hold all 93 KB a token on the card: fastest
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, auto
+
+
+class Fate(Enum):
+    """Of a layer's activations."""
+
+    RECOMPUTE = auto()
+    OFFLOAD = auto()
+    KEEP = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The last ``keep`` layers are kept (their backward passes come first), the ``offload`` before them offloaded, the rest recomputed.
+
+    Further savings, for long sequences: ``park_inputs`` holds the recomputed layers' inputs in host memory; ``mlp_rows`` is how many tokens
+    pass through a recomputed layer's MLP at a time (0: all); ``head_groups`` cuts the backward pass of attention; ``loss_rows`` is how many
+    positions have logits at a time; ``host_embedding`` leaves the embedding table in host memory.
+    """
+
+    keep: int = 0
+    offload: int = 0
+    park_inputs: bool = False
+    mlp_rows: int = 0
+    head_groups: int = 1
+    loss_rows: int = 1024
+    host_embedding: bool = False
+
+    def fate(self, layer: int, layers: int) -> Fate:
+        if layer >= layers - self.keep:
+            return Fate.KEEP
+        return Fate.OFFLOAD if layer >= layers - self.keep - self.offload else Fate.RECOMPUTE

@@ -1,0 +1,39 @@
+"""The base model's tensors, straight from its safetensors files to the device, one at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from papertune.base import Base
+from papertune.errors import BadModel
+
+
+class Weights:
+    """The tensors of a base model by Hugging Face name. Files are mapped, not read: a tensor is in memory only while it is used."""
+
+    def __init__(self, base: Base, device: torch.device, dtype: torch.dtype) -> None:
+        from safetensors import SafetensorError, safe_open
+
+        self._base, self._dtype = base, dtype
+        self._files: dict[str, Any] = {}
+        for path in base.weight_files:
+            try:
+                file = safe_open(path, framework="pt", device=str(device))
+            except (SafetensorError, OSError) as error:
+                raise BadModel(f"{path} is damaged: {error}.", "Download the model again.") from error
+            names = file.keys()  # type: ignore[no-untyped-call]
+            self._files.update(dict.fromkeys(names, file))
+
+    def __call__(self, name: str, rows: int, columns: int = 0) -> Tensor:
+        """The tensor NAME.weight of this shape (a vector without ``columns``), in the engine's type. Raises BadModel."""
+        full = f"{name}.weight"
+        if full not in self._files:
+            raise BadModel(f"{self._base.folder} holds no {full}.", "Download the model again.")
+        tensor: Tensor = self._files[full].get_tensor(full)
+        wanted = (rows, columns) if columns else (rows,)
+        if tensor.shape != wanted:
+            raise BadModel(f"{self._base.folder}: {full} has shape {tuple(tensor.shape)}, not {wanted}.", "Download the model again.")
+        return tensor.to(self._dtype)
