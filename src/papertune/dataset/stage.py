@@ -31,7 +31,7 @@ from papertune.events import Notice, OnEvent, Report, Started, Unit, ignore
 from papertune.files import make_folder, sha256_of
 from papertune.manifest import Manifest, key_of, read_manifest
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Raised when this room would write something else for the same input."""
 
 TRAIN, VAL, MANIFEST = "train.jsonl", "val.jsonl", "dataset.json"
@@ -211,8 +211,8 @@ def _summarise(report: Report, whole: dict[str, Any], config: PrepareConfig) -> 
         *[("Dropped", f"{blocks:,} paragraphs: {REASONS[reason]}") for reason, (blocks, _) in whole["dropped"].items()],
         ("Training examples", f"{train['examples']:,} ({train['tokens']:,} tokens)"),
         ("Validation examples", f"{val['examples']:,} ({val['tokens']:,} tokens)"),
-        ("Estimated training time", _hours(train["tokens"], config.gpu)),
     ]
+    report.closing.append(("Estimated training time", _hours(train["tokens"], config.gpu)))
 
 
 def _hours(tokens: int, gpu: str) -> str:
