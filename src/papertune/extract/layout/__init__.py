@@ -1,0 +1,35 @@
+"""Layout: from the spans of a page to the blocks of a paper.
+
+    spans ── lines ── furniture set aside ── columns in reading order ── kinds of lines ── blocks
+
+Pure Python over small records, no state: every module is one of these steps. Lengths are points from the page's top left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from papertune.extract.layout.blocks import blocks_of_rows
+from papertune.extract.layout.characters import clean
+from papertune.extract.layout.furniture import furniture
+from papertune.extract.layout.hyphens import Vocabulary
+from papertune.extract.layout.lines import Page, lines_of
+from papertune.extract.layout.order import in_reading_order
+from papertune.extract.layout.rules import kinds_by_rules
+from papertune.extract.layout.setting import body_of, rows_of
+from papertune.records import Block, Place
+
+
+def blocks_of(pages: Sequence[Page]) -> list[Block]:
+    """The paper's blocks in reading order, the furniture of all pages last."""
+    lines = [lines_of(page) for page in pages]
+    aside = furniture(pages, lines)
+    kept = [[line for line in page if id(line) not in aside] for page in lines]
+    body = body_of(kept)
+    rows = rows_of((page, column) for page, its_lines in zip(pages, kept, strict=True) for column in in_reading_order(its_lines))
+    vocabulary = Vocabulary(row.line.text for row in rows)
+    blocks = blocks_of_rows(rows, kinds_by_rules(rows, body), body, vocabulary)
+    blocks += [
+        Block("furniture", text, (Place(line.page, line.box),)) for page in lines for line in page if id(line) in aside and (text := clean(line.text))
+    ]
+    return blocks

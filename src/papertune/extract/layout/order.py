@@ -1,0 +1,72 @@
+"""Reading order on a page: columns from left to right, each from top to bottom, parted by what spans them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from papertune.extract.layout.lines import Line
+
+LEAST_LINES = 4  # on each side of a gutter
+LEAST_GUTTER = 4.0  # points
+SAME_EDGE = 3.0  # points within which left edges count as one
+
+
+def in_reading_order(lines: Sequence[Line]) -> list[list[Line]]:
+    """The page's lines as columns in reading order. What spans two columns is a column of its own."""
+    return [column for column in _columns(sorted(lines, key=lambda line: (line.baseline, line.left))) if column]
+
+
+def _columns(lines: list[Line]) -> list[list[Line]]:
+    edge = _gutter(lines)
+    if edge is None:
+        return [lines]
+    ordered: list[list[Line]] = []
+    left: list[Line] = []
+    right: list[Line] = []
+    spanning: list[Line] = []
+
+    def end_band() -> None:
+        ordered.extend([*_columns(list(left)), *_columns(list(right))])
+        left.clear()
+        right.clear()
+
+    for line in lines:
+        if line.left < edge - SAME_EDGE and line.right > edge + SAME_EDGE:
+            if not spanning:
+                end_band()
+            spanning.append(line)
+            continue
+        if spanning:
+            ordered.append(list(spanning))
+            spanning.clear()
+        (left if line.left < edge - SAME_EDGE else right).append(line)
+    if spanning:
+        ordered.append(spanning)
+    end_band()
+    return ordered
+
+
+def _gutter(lines: list[Line]) -> float | None:
+    """The left edge of the column right of a gutter: shared by many lines, with few lines across it and many that end before it."""
+    edges = sorted(line.left for line in lines if line.letters > 10)
+    best: tuple[int, float] | None = None
+    start = 0
+    for index, edge in enumerate(edges):
+        while edge - edges[start] > SAME_EDGE:
+            start += 1
+        count = index - start + 1
+        if count >= LEAST_LINES and (best is None or count > best[0]) and _parts(lines, edges[start]):
+            best = (count, edges[start])
+    return best[1] if best else None
+
+
+def _parts(lines: list[Line], edge: float) -> bool:
+    """Whether a white strip ends at ``edge``: among the lines at the height of those that start there, hardly any runs across."""
+    starting = [line for line in lines if -1 < line.left - edge <= SAME_EDGE and line.letters > 10]
+    top, bottom = min(line.top for line in starting), max(line.bottom for line in starting)
+    beside = [line for line in lines if line.bottom > top and line.top < bottom and line.left < edge - 1]
+    before = [line for line in beside if line.right <= edge - LEAST_GUTTER + 1 and line.letters > 10]
+    across = [line for line in beside if line.right > edge - LEAST_GUTTER + 1]
+    width = max(line.right for line in starting) - edge
+    left_width = max((line.right - line.left for line in before), default=0.0)
+    return len(before) >= LEAST_LINES and 3 * len(across) <= min(len(before), len(starting)) * 2 and min(width, left_width) > 60
