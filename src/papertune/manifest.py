@@ -20,7 +20,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -40,19 +40,29 @@ def key_of(content: str, settings: Mapping[str, Any], code_version: int) -> str:
 
 def read_manifest(path: Path) -> tuple[dict[str, Any], dict[str, Item]]:
     """Header and items by key, without locking. A missing, foreign or wholly torn file reads as empty."""
+    header, items, _ = _read(path)
+    return header, items
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Item], dict[str, bytes]]:
+    """Header, items by key, and each item's line as it stands, so that rewriting need not encode it anew."""
     try:
-        lines = path.read_bytes().split(b"\n")
+        data = path.read_bytes()
     except FileNotFoundError:
-        return {}, {}
+        return {}, {}, {}
+    lines = data.split(b"\n")
     header = _parse(lines[0] + b"]}").get("header")
     if not isinstance(header, dict):
-        return {}, {}
-    items = {}
-    for line in lines[1:]:
-        item = _parse(line.rstrip(b","))
-        if isinstance(item.get("key"), str):
+        return {}, {}, {}
+    found = _parse(data).get("items")  # all at once is quicker, and keeps one copy of the field names
+    if not isinstance(found, list) or len(found) != len(lines) - 3:  # the header's line, the closing one, and nothing after it
+        found = [_parse(line.rstrip(b",")) for line in lines[1:]]
+    items, kept = {}, {}
+    for item, line in zip(found, lines[1:], strict=False):
+        if isinstance(item, dict) and isinstance(item.get("key"), str):
             items[item["key"]] = item
-    return header, items
+            kept[item["key"]] = line.rstrip(b",")
+    return header, items, kept
 
 
 class Manifest:
@@ -66,8 +76,11 @@ class Manifest:
         self.path = path
         self._lock = Lock(path.with_name(path.name + ".lock"))
         try:
-            self.items: dict[str, Item] = read_manifest(path)[1] if resume else {}
-            self._file = self._rewrite(header)
+            self.items: dict[str, Item] = {}
+            lines: dict[str, bytes] = {}
+            if resume:
+                _, self.items, lines = _read(path)
+            self._file = self._rewrite(header, lines.values())
         except BaseException:
             self._lock.release()
             raise
@@ -94,13 +107,13 @@ class Manifest:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _rewrite(self, header: Mapping[str, Any]) -> IO[bytes]:
+    def _rewrite(self, header: Mapping[str, Any], lines: Iterable[bytes]) -> IO[bytes]:
         """Starts the file afresh with the items that hold, beside the old one first, and leaves it open."""
         from papertune.files import writing
 
         with writing(self.path) as file:
             file.write(_dump({"version": VERSION, "header": dict(header)})[:-1] + b', "items": [')
-            file.write(b",".join(b"\n" + _dump(item) for item in self.items.values()))
+            file.write(b",".join(b"\n" + line for line in lines))
             self._end = file.tell()
             file.write(_CLOSE)
         return open(self.path, "r+b", buffering=0)
