@@ -160,11 +160,11 @@ def test_nothing_is_done_twice_and_a_change_is_seen(papers: Path, tmp_path: Path
 
 def test_the_time_is_printed_last_and_called_an_estimate(papers: Path, tmp_path: Path) -> None:
     report = prepare(papers, tmp_path, gpu="RTX 3070")
-    name, figure = report.summary[-1]
+    name, figure = report.closing[-1]
     assert name == "Estimated training time"
     assert "estimate" in figure
     assert "RTX 3070" in figure
-    assert report.next_command == "python finetune.py"
+    assert report.next_command == "papertune train"
 
 
 def test_the_manifest_leads_back_to_the_papers(papers: Path, dataset: Path) -> None:
