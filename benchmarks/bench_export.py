@@ -6,8 +6,8 @@
     python benchmarks/bench_export.py model FOLDER --hidden 4096 --layers 32 --ffn 14336 --heads 32 --kv-heads 8
 
 ``export`` runs the step in a process of its own and loads the result in llama.cpp; without ``--adapter`` it makes a random one of rank 16.
-``usual`` is the chain that people follow today on the same input: transformers and PEFT merge and save the model, a converter writes an
-f16 GGUF, and ggml's C code (from xllamacpp, by ctypes, as many threads as cores) quantises that. ``model`` writes random weights in bf16.
+``usual`` is the chain that people follow today on the same input: transformers and PEFT merge and save the model, a converter writes a
+16-bit GGUF, and ggml's C code (from xllamacpp, by ctypes, as many threads as cores) quantises that. ``model`` writes random weights in bf16.
 Every row goes to ``results.jsonl`` beside this file.
 """
 

@@ -1,7 +1,7 @@
 """The three stages of the usual way from adapter to GGUF, each measured alone. See ``bench_export.py usual``.
 
-``convert`` stands for llama.cpp's convert_hf_to_gguf.py, which is not on the package index: it writes the same f16 file with the same ``gguf``
-package, tensor by tensor. ``quantise`` stands for llama-quantize: ggml's own C code over slabs of each tensor, all cores.
+``convert`` stands for llama.cpp's convert_hf_to_gguf.py, which is not on the package index: it writes the same 16-bit file (``--outtype auto``, its
+default: bf16 for a bf16 model) with the same ``gguf`` package, tensor by tensor. ``quantise`` stands for llama-quantize: ggml's own C code over slabs of each tensor, all cores.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def run(stage: str, base: str, adapter: str, folder: str, quant: str) -> None:
     place = Path(folder)
     work = {
         "merge": lambda: merge(base, adapter, place / "merged"),
-        "convert": lambda: convert(place / "merged", Path(base), place / "f16.gguf"),
-        "quantise": lambda: quantise(place / "f16.gguf", place / "quantised.gguf", quant),
+        "convert": lambda: convert(place / "merged", Path(base), place / "bf16.gguf"),
+        "quantise": lambda: quantise(place / "bf16.gguf", place / "quantised.gguf", quant),
     }[stage]
     row = measured(work)
     row.pop("value")
@@ -41,9 +41,9 @@ def merge(base: str, adapter: str, out: Path) -> None:
 
 
 def convert(merged: Path, base: Path, out: Path) -> None:
-    """The merged folder to f16, with torch doing the casts as in the converter."""
+    """The merged folder to bf16, vectors to f32."""
     import torch
-    from gguf import GGUFWriter
+    from gguf import GGMLQuantizationType, GGUFWriter
     from safetensors import safe_open
 
     from papertune.base import open_folder
@@ -61,8 +61,10 @@ def convert(merged: Path, base: Path, out: Path) -> None:
     names = [(o, t) for o, t in opened.family.tensors(config["num_hidden_layers"]) if o in handles]
     for ours, theirs in names:
         shape = handles[ours].get_slice(ours).get_shape()
-        dtype = np.dtype(np.float16 if len(shape) > 1 else np.float32)
-        writer.add_tensor_info(theirs, tuple(shape), dtype, int(np.prod(shape)) * dtype.itemsize)
+        if len(shape) > 1:
+            writer.add_tensor_info(theirs, (shape[0], shape[1] * 2), np.dtype(np.uint8), int(np.prod(shape)) * 2, GGMLQuantizationType.BF16)
+        else:
+            writer.add_tensor_info(theirs, tuple(shape), np.dtype(np.float32), shape[0] * 4)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
@@ -71,7 +73,7 @@ def convert(merged: Path, base: Path, out: Path) -> None:
         count = heads if "q_proj" in ours else shared if "k_proj" in ours else 0
         if count:
             tensor = tensor.reshape(count, 2, tensor.shape[0] // count // 2, tensor.shape[1]).swapaxes(1, 2).reshape(tensor.shape)
-        writer.write_tensor_data(tensor.to(torch.float16 if tensor.ndim > 1 else torch.float32).contiguous().numpy())
+        writer.write_tensor_data(tensor.contiguous().view(torch.uint16).numpy() if tensor.ndim > 1 else tensor.float().numpy())
     writer.close()
 
 
@@ -91,7 +93,7 @@ def _metadata(writer: Any, config: dict[str, Any], base: Path) -> None:
 
 
 def quantise(source: Path, out: Path, quant: str) -> None:
-    """Reads the f16 file and writes the quantised one, with the same types as ours."""
+    """Reads the 16-bit file and writes the quantised one, with the same types as ours."""
     from gguf import GGUFReader
 
     from papertune.export.mix import MIXES, Shape, type_of
@@ -104,16 +106,18 @@ def quantise(source: Path, out: Path, quant: str) -> None:
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with out.open("wb") as file, ThreadPoolExecutor(threads) as pool:
         for tensor in tensors:
-            kind = type_of(MIXES[quant], tensor.name, tensor.data.shape, model)
+            kind = type_of(MIXES[quant], tensor.name, tuple(int(extent) for extent in reversed(tensor.shape)), model)
             if kind is TYPES["F32"]:
                 file.write(tensor.data.tobytes())
                 continue
-            rows, columns = tensor.data.shape
+            bits = tensor.data.view(np.uint16)
+            rows, columns = bits.shape
             result = np.empty((rows, kind.row_bytes(columns)), np.uint8)
             step = max(1, _SLAB // columns)
 
-            def slab(first: int, data: Any = tensor.data, step: int = step, kind: Any = kind, result: Any = result) -> None:
-                ggml(kind.number, data[first : first + step].astype(np.float32), result[first : first + step])
+            def slab(first: int, bits: Any = bits, step: int = step, kind: Any = kind, result: Any = result) -> None:
+                values = (bits[first : first + step].astype(np.uint32) << 16).view(np.float32)
+                ggml(kind.number, values, result[first : first + step])
 
             list(pool.map(slab, range(0, rows, step)))
             file.write(result.data)
