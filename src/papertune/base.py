@@ -5,6 +5,7 @@ Only configuration, tokenizer and safetensors files are ever downloaded or read:
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -21,6 +22,7 @@ from papertune.tokenizer import JSON, SENTENCEPIECE
 HUB = "https://huggingface.co"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _FILES = ("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json", "tokenizer*", "special_tokens_map.json")
+_NETWORK = ("httpx", "httpx2", "requests", "urllib3", "hf_xet")  # what the hub's library speaks through in one version or another
 _ENDS = 1 << 16  # bytes at each end of a weight file that go into the fingerprint
 
 
@@ -137,15 +139,17 @@ def _download(name: str) -> Path:
         raise ModelAccess(f"{name} is not on the hub, or is private.", f"Check {url}, {login}.") from error
     except HfHubHTTPError as error:
         raise ModelAccess(f"The hub refused {name}: {_first_line(error)}.", f"Check {url}, {login}.") from error
-    except OSError as error:  # no network, offline mode, a snapshot cut short; the libraries' own connection errors derive from it
-        if error.errno == 28:
+    except ValueError as error:
+        raise BadModel(f"{name} is not a model's name: {_first_line(error)}.", f"Look it up at {HUB}.") from error
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFull(f"The disk filled up while {name} was downloaded: {error}.", "Free 15 GB and run the same command again.") from error
+        if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in _NETWORK:
+            raise
         raise ModelAccess(
             f"{name} could not be downloaded: {_first_line(error)}.",
             f"Check the network and {url}, {login}; or give --model a local folder, or tiny for a trial.",
         ) from error
-    except ValueError as error:
-        raise BadModel(f"{name} is not a model's name: {_first_line(error)}.", f"Look it up at {HUB}.") from error
 
 
 def _first_line(error: BaseException) -> str:

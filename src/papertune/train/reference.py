@@ -88,6 +88,7 @@ def _make_deterministic() -> None:
     """Lets a resumed run repeat the losses of an uninterrupted one: attention's backward pass otherwise adds up in any order."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS at its first use
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cuda.enable_cudnn_sdp(False)  # the one attention that stays unordered; the flash kernels obey
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined,unused-ignore]
 
 
