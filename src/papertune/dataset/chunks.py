@@ -75,13 +75,21 @@ def _good_end(flow: Flow, section_ends: list[int], first: int, start: int, last:
             return k
         if not paragraph and flow.opens[k] and fill >= _PARAGRAPH_FILL:
             paragraph = k
-    last = paragraph or last
+    last = _not_leading(flow, start, paragraph or last)
     rest_ends = section_ends[last - 1]
     if flow.ends[rest_ends - 1] - flow.starts[last] < _REST * size:
         half = (begin + flow.ends[rest_ends - 1]) // 2
         while last - 1 > start and flow.ends[last - 2] >= half:
             last -= 1
-    return last
+    return _not_leading(flow, start, last)
+
+
+def _not_leading(flow: Flow, start: int, last: int) -> int:
+    """``last``, or an earlier sentence where the one before it does not lead to the next."""
+    end = last
+    while end - 1 > start and flow.leads[end - 1]:
+        end -= 1
+    return last if flow.leads[end - 1] else end
 
 
 def _section_ends(section: list[int]) -> list[int]:

@@ -14,6 +14,9 @@ from papertune.dataset.read import Block, Pages
 from papertune.dataset.sentences import sentence_ends
 
 Path = tuple[str, ...]  # headings from the section down to the subsection
+_SHORT = 100  # characters of a line that may be a heading which extraction took for text
+_CLOSING = ".?!…;\"'”’)]0123456789"
+
 Piece = tuple[int, int, int]  # start, end, tokens
 
 
@@ -22,8 +25,8 @@ class Flow:
     """Parallel lists with an entry a sentence, headings being glue between sentences, never sentences themselves.
 
     ``starts``, ``ends``: offsets in ``text``. ``tokens``: what the sentence costs alone. ``glue``: what it costs more when something stands
-    before it in a chunk (blank line, headings). ``section``: number of its section. ``opens``: it begins a paragraph. ``paths``: the headings
-    above each section.
+    before it in a chunk (blank line, headings). ``section``: number of its section. ``opens``: it begins a paragraph. ``leads``: it is a
+    line such as "Statistical analysis" that leads to what follows. ``paths``: the headings above each section.
     """
 
     text: str = ""
@@ -33,6 +36,7 @@ class Flow:
     glue: list[int] = field(default_factory=list)
     section: list[int] = field(default_factory=list)
     opens: list[bool] = field(default_factory=list)
+    leads: list[bool] = field(default_factory=list)
     paths: list[Path] = field(default_factory=list)
     _blocks: list[tuple[int, Block]] = field(default_factory=list)
 
@@ -94,10 +98,16 @@ def flow_of(blocks: Iterable[Block], count: Callable[[str], int], longest: int, 
         flow.glue += [count("\n\n" + lead + word) - count(word)] + [0] * (len(pieces) - 1)
         flow.section += [len(flow.paths) - 1] * len(pieces)
         flow.opens += [True] + [False] * (len(pieces) - 1)
+        flow.leads += [False] * (len(pieces) - 1) + [_leads(block.text, pieces[-1][0])]
         lead = ""
         at += len(parts[-1])
     flow.text = "".join(parts)
     return flow
+
+
+def _leads(text: str, last: int) -> bool:
+    """Whether a paragraph, whose last sentence begins at ``last``, ends as a heading or an announcement does."""
+    return text[-1] == ":" or (last == 0 and len(text) < _SHORT and text[-1] not in _CLOSING)
 
 
 def _pieces(text: str, count: Callable[[str], int], longest: int, most_tokens: int) -> Iterator[Piece]:

@@ -31,7 +31,7 @@ from papertune.events import Notice, OnEvent, Report, Started, Unit, ignore
 from papertune.files import make_folder, sha256_of
 from papertune.manifest import Manifest, key_of, read_manifest
 
-CODE_VERSION = 2
+CODE_VERSION = 3
 """Raised when this room would write something else for the same input."""
 
 TRAIN, VAL, MANIFEST = "train.jsonl", "val.jsonl", "dataset.json"
