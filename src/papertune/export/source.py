@@ -47,7 +47,7 @@ class TensorSource:
         return self._weights.tensors[name].dtype
 
     def vector(self, name: str) -> NDArray[np.float32]:
-        return widen(self._weights.rows(name, 0, self.shape(name)[0]))
+        return self._checked(name, widen(self._weights.rows(name, 0, self.shape(name)[0])))
 
     def rows(self, name: str, first: int, last: int) -> NDArray[np.float32]:
         """Rows of a matrix of the tuned model as float32, with the precision of the base's type."""
@@ -74,8 +74,12 @@ class TensorSource:
     def _merge(self, name: str, raw: NDArray[Any], chosen: slice | Order) -> NDArray[np.float32]:
         pair = self._pairs.get(name)
         values = widen(raw) if pair is None else merged_rows(raw, pair[0], np.ascontiguousarray(pair[1][chosen]), self._scale)
-        if not np.isfinite(values.sum(dtype=np.float64)):
-            where = "with the adapter merged in, " if pair is not None else ""
+        return self._checked(name, values)
+
+    def _checked(self, name: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """``values``, all finite: llama.cpp refuses a tensor with an infinity or NaN, and a quantiser turns it into nonsense."""
+        if not np.isfinite(values.sum()) and not np.isfinite(values).all():  # the sum alone is quicker, but may overflow
+            where = "with the adapter merged in, " if name in self._pairs else ""
             raise BadModel(f"{self.base.folder}: {where}{name} holds values that are not finite.", "Check the model and the adapter.")
         return values
 
