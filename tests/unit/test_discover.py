@@ -64,14 +64,9 @@ def test_a_subfolder_that_cannot_be_listed_is_told_and_the_rest_is_found(tmp_pat
     assert "shut" in told[0]
 
 
-def found(*sources: str) -> list[Found]:
-    return [Found(Path("/in") / source, source) for source in sources]
-
-
 def names(*sources: str, earlier: dict[str, str] | None = None) -> list[str]:
-    files = found(*sources)
-    given = name_outputs(files, {Path("/in") / source: name for source, name in (earlier or {}).items()})
-    return [given[file.path] for file in files]
+    files = [Found("/in", source.rpartition("/")[0] + "/", source.rpartition("/")[2]) for source in sources]
+    return name_outputs(files, [(earlier or {}).get(source, "") for source in sources])
 
 
 def test_a_name_is_the_files_own_where_it_can_be() -> None:

@@ -7,7 +7,7 @@ import os
 import re
 import stat
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,20 +20,31 @@ _DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?",
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An input file. ``path`` is absolute. ``source`` names it from its input folder, with ``/``, the same on every machine.
+    """An input file. ``folder`` is absolute; ``inside`` is that folder as seen from the input folder, with ``/``: "" or "sub/".
 
     ``problem`` says why it cannot be read at all (a named pipe, no such target); then ``size`` and ``mtime`` (nanoseconds) are 0.
     """
 
-    path: Path
-    source: str
+    folder: str
+    inside: str
+    name: str
     size: int = 0
     mtime: int = 0
     problem: str = ""
 
     @property
-    def suffix(self) -> str:
-        return self.path.suffix.lower()
+    def path(self) -> Path:
+        return Path(self.folder, self.name)
+
+    @property
+    def source(self) -> str:
+        """The file as seen from its input folder, the same on every machine."""
+        return self.inside + self.name
+
+    @property
+    def is_pdf(self) -> bool:
+        """By its name; what it holds is another matter."""
+        return self.name.lower().endswith(".pdf")
 
 
 def discover(folders: Iterable[Path], warn: Callable[[str], None]) -> list[Found]:
@@ -59,25 +70,25 @@ def discover(folders: Iterable[Path], warn: Callable[[str], None]) -> list[Found
 
 
 def _walk(top: Path, seen: set[tuple[int, int]], warn: Callable[[str], None]) -> Iterator[Found]:
-    pending = [(top, "")]  # a stack, not recursion: folders may be nested deeper than Python's
+    pending = [(str(top), "")]  # a stack, not recursion: folders may be nested deeper than Python's
     while pending:
         folder, inside = pending.pop()
         try:
-            status = folder.stat()
+            status = os.stat(folder)  # noqa: PTH116 - a Path a folder costs more than the call
             if (status.st_dev, status.st_ino) in seen:
                 continue
             seen.add((status.st_dev, status.st_ino))
-            entries = sorted(os.scandir(folder), key=lambda entry: (entry.is_symlink(), entry.name))
+            with os.scandir(folder) as listing:
+                entries = sorted(listing, key=lambda entry: (entry.is_symlink(), entry.name))
         except OSError as error:
             warn(f"The folder {folder} was left out: {error.strerror}.")
             continue
         deeper = []
         for entry in entries:
-            source = f"{inside}{entry.name}"
             if _is_folder(entry):
-                deeper.append((folder / entry.name, source + "/"))
+                deeper.append((entry.path, f"{inside}{entry.name}/"))
             elif entry.name.lower().endswith(SUFFIXES):
-                yield _file(folder / entry.name, source)
+                yield _file(entry, folder, inside)
         pending.extend(reversed(deeper))
 
 
@@ -88,39 +99,38 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _file(path: Path, source: str) -> Found:
+def _file(entry: os.DirEntry[str], folder: str, inside: str) -> Found:
     try:
-        status = path.stat()
+        status = entry.stat()
     except OSError as error:
-        return Found(path, source, problem=error.strerror or str(error))
+        return Found(folder, inside, entry.name, problem=error.strerror or str(error))
     if not stat.S_ISREG(status.st_mode):
-        return Found(path, source, problem="not a regular file")
-    return Found(path, source, status.st_size, status.st_mtime_ns)
+        return Found(folder, inside, entry.name, problem="not a regular file")
+    return Found(folder, inside, entry.name, status.st_size, status.st_mtime_ns)
 
 
-def name_outputs(files: Iterable[Found], earlier: Mapping[Path, str]) -> dict[Path, str]:
+def name_outputs(files: Sequence[Found], earlier: Sequence[str]) -> list[str]:
     """A name without suffix for each file's outputs, no two alike on any file system.
 
-    A file keeps the name that an earlier run gave it (``earlier``: path → name). Of several that want the same, a PDF goes before an EPUB,
-    then the first; the others get a mark made from their path, so that it stays theirs.
+    ``earlier`` has for each file the name that an earlier run gave it, or "": it is kept. Of several files that want the same name, a PDF
+    goes before an EPUB, then the first; the others get a mark made from their path, so that it stays theirs.
     """
-    names: dict[Path, str] = {}
+    names = [""] * len(files)
     taken: set[str] = set()
     wanting = []
-    for file in files:
-        kept = earlier.get(file.path)
-        if kept is not None and _folded(kept) not in taken:
-            names[file.path] = kept
+    for index, kept in enumerate(earlier):
+        if kept and _folded(kept) not in taken:
+            names[index] = kept
             taken.add(_folded(kept))
         else:
-            wanting.append(file)
-    for file in sorted(wanting, key=lambda file: file.suffix != ".pdf"):
-        name = plain = _portable(file.path.stem)
+            wanting.append(index)
+    for index in sorted(wanting, key=lambda index: not files[index].is_pdf):
+        name = plain = _portable(files[index].name.rpartition(".")[0])
         attempt = 0
         while _folded(name) in taken:
-            name = f"{plain}-{_mark(file.source, attempt)}"
+            name = f"{plain}-{_mark(files[index].source, attempt)}"
             attempt += 1
-        names[file.path] = name
+        names[index] = name
         taken.add(_folded(name))
     return names
 

@@ -11,15 +11,16 @@ state ``waiting`` still has that engine before it. ``failures`` lists the backen
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
 from papertune.extract.discover import Found
 from papertune.extract.reading import Answer
 from papertune.extract.states import PASSING, STATES, WRITTEN, State
-from papertune.manifest import Item, Manifest
+from papertune.manifest import Item, Manifest, key_of
 
 CODE_VERSION = 1
 """Raised when this room would write something else for the same file."""
@@ -50,14 +51,21 @@ def sidecar_path(folder: Path, output: str) -> Path:
 
 
 class Ledger:
-    """The manifest's items as extraction means them. ``folder`` is the output folder."""
+    """The manifest's items as extraction means them. ``folder`` is the output folder, ``settings`` whatever else the texts depend on."""
 
-    def __init__(self, manifest: Manifest, folder: Path) -> None:
+    def __init__(self, manifest: Manifest, folder: Path, settings: Mapping[str, Any]) -> None:
         self._manifest = manifest
-        self._folder = folder.absolute()
+        self._folder = str(folder.absolute())
+        self._there = {entry.name for entry in os.scandir(folder)}
+        self._settings = key_of("", settings, CODE_VERSION)
+        self._prefix = cache(self._seen_from_output)
 
     def item(self, file: Found) -> Item:
         return self._manifest.items.get(self._key(file), {})
+
+    def made(self, sha256: str) -> str:
+        """From which bytes, with which settings and by which version of this code."""
+        return f"{sha256}-{self._settings}"
 
     def known_hash(self, file: Found) -> str:
         """The file's SHA-256 if it is as it was when last hashed, else ""."""
@@ -65,19 +73,18 @@ class Ledger:
         same = item.get("size") == file.size and item.get("mtime") == file.mtime
         return str(item.get("sha256", "")) if same else ""
 
-    def names(self, files: Iterable[Found]) -> dict[Path, str]:
-        """The names that earlier runs gave to outputs of these files."""
-        return {file.path: name for file in files if (name := self.item(file).get("output"))}
+    def known_name(self, file: Found) -> str:
+        """The name that an earlier run gave to the file's outputs, or ""."""
+        return str(self.item(file).get("output", ""))
 
     def ended_as(self, file: Found, made: str, output: str) -> State | None:
-        """The state the file is known to end in; None when it must be read."""
+        """The state the file is known to end in; None when it must be read. Outputs are looked for as they were when the run began."""
         item = self.item(file)
         state = item.get("state")
         if state not in STATES or state in PASSING or item.get("made") != made:
             return None
-        if state in WRITTEN:
-            whole = item.get("output") == output and text_path(self._folder, output).is_file() and sidecar_path(self._folder, output).is_file()
-            return cast(State, state) if whole else None
+        if state in WRITTEN and not (item.get("output") == output and f"{output}.txt" in self._there and f"{output}.blocks.json" in self._there):
+            return None
         return cast(State, state)
 
     def resume(self, job: Job) -> None:
@@ -107,9 +114,9 @@ class Ledger:
             job, answer.state, answer.reason, engine=engine, pages=answer.pages, chars=answer.chars, failures=job.failures, output=job.output
         )
 
-    def ended_unread(self, file: Found, state: State, reason: str, *, sha256: str = "", made: str = "") -> None:
+    def ended_unread(self, file: Found, state: State, reason: str, sha256: str) -> None:
         """For a file that no backend sees: unreadable, a duplicate, not what its name says. The record is spared when it stands already."""
-        fields = {"made": made, "sha256": sha256, "size": file.size, "mtime": file.mtime, "state": state, "reason": reason}
+        fields = {"made": self.made(sha256), "sha256": sha256, "size": file.size, "mtime": file.mtime, "state": state, "reason": reason}
         if self.item(file) != {"key": self._key(file), **fields}:
             self._manifest.record(self._key(file), **fields)
 
@@ -123,7 +130,10 @@ class Ledger:
         )
 
     def _key(self, file: Found) -> str:
+        return self._prefix(file.folder) + file.name
+
+    def _seen_from_output(self, folder: str) -> str:
         try:
-            return Path(os.path.relpath(file.path, self._folder)).as_posix()
+            return Path(os.path.relpath(folder, self._folder)).as_posix() + "/"
         except ValueError:  # another drive
-            return str(file.path)
+            return Path(folder).as_posix() + "/"

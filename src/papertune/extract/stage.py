@@ -40,8 +40,8 @@ def run(config: ExtractConfig, *, on_event: OnEvent = ignore) -> Report:
     header = {"step": "extract", "engines": engines.pdf, "min_length": config.min_length, "inputs": [str(path) for path in config.input_dir]}
     with Manifest(config.output_dir / ".resume.json", header, resume=config.resume) as manifest, _logging(config.output_dir / LOG) as log:
         log.info("the run begins: %d files, engines %s", len(files), " > ".join(engines.pdf))
-        ledger = Ledger(manifest, config.output_dir)
-        stock = take_stock(files, ledger, engines, config.min_length, log)
+        ledger = Ledger(manifest, config.output_dir, {"pdf": engines.pdf, "epub": engines.epub, "min_length": config.min_length})
+        stock = take_stock(files, ledger, engines, log)
         on_event(Started("Extracting text", len(files), "files", len(files) - len(stock.jobs)))
         reading = Reading(config, engines.options, ledger, log, on_event, stock.states, len(files) - len(stock.jobs))
         reading.read_all(stock.jobs)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from papertune.device import cores
 from papertune.extract.discover import Found, name_outputs
 from papertune.extract.engines import Engines
-from papertune.extract.ledger import CODE_VERSION, Job, Ledger
+from papertune.extract.ledger import Job, Ledger
 from papertune.extract.states import State
 from papertune.files import sha256_of
-from papertune.manifest import key_of
 
 SIZE_LIMIT = 2 << 30
 """Bytes; the largest PDF a library here has been seen to open is far below."""
@@ -31,59 +30,65 @@ class Stock:
     states: Counter[State] = field(default_factory=Counter)
 
 
-def take_stock(files: Iterable[Found], ledger: Ledger, engines: Engines, min_length: int, log: logging.Logger) -> Stock:
+def take_stock(files: Sequence[Found], ledger: Ledger, engines: Engines, log: logging.Logger) -> Stock:
     """Sorts the files into those to read and those whose end is known."""
     stock = Stock()
-    readable: list[tuple[Found, str]] = []
+    readable: list[Found] = []
+    hashes: list[str] = []
     first: dict[str, Found] = {}
 
-    def end(file: Found, state: State, reason: str, **more: str) -> None:
-        ledger.ended_unread(file, state, reason, **more)
+    def end(file: Found, state: State, reason: str, sha256: str = "") -> None:
+        ledger.ended_unread(file, state, reason, sha256)
         stock.states[state] += 1
         log.info("%s: %s: %s", file.path, state, reason)
 
-    for file, sha256, problem in _hashed(files, ledger):
+    for file, (sha256, problem) in zip(files, _hashes(files, ledger), strict=True):
         if problem:
             end(file, "unreadable", problem)
-        elif file.size > SIZE_LIMIT:
+        elif not sha256:
             end(file, "limit_size", f"{file.size >> 20} MiB, the limit is {SIZE_LIMIT >> 20}")
         elif sha256 in first:
-            end(file, "duplicate", f"the same bytes as {first[sha256].path}", sha256=sha256)
+            end(file, "duplicate", f"the same bytes as {first[sha256].path}", sha256)
         else:
             first[sha256] = file
-            readable.append((file, sha256))
-    names = name_outputs([file for file, _ in readable], ledger.names(file for file, _ in readable))
-    for file, sha256 in readable:
-        chains = {"pdf": engines.pdf, "epub": engines.epub, "min_length": min_length}
-        made, output = key_of(sha256, chains, CODE_VERSION), names[file.path]
+            readable.append(file)
+            hashes.append(sha256)
+    outputs = name_outputs(readable, [ledger.known_name(file) for file in readable])
+    for file, sha256, output in zip(readable, hashes, outputs, strict=True):
+        made = ledger.made(sha256)
         known = ledger.ended_as(file, made, output)
         if known is not None:
             stock.states[known] += 1
             continue
         kind, problem = _kind(file)
-        if kind == "":
-            state: State = "unreadable" if problem else "not_pdf" if file.suffix == ".pdf" else "not_epub"
-            end(file, state, problem or ("empty" if file.size == 0 else f"it does not begin like {'a PDF' if file.suffix == '.pdf' else 'an EPUB'}"))
-            continue
-        job = Job(file, sha256, made, output, engines.epub if kind == "epub" else engines.pdf)
-        ledger.resume(job)
-        stock.jobs.append(job)
+        if problem:
+            end(file, "unreadable", problem)
+        elif not kind:
+            named = "a PDF" if file.is_pdf else "an EPUB"
+            end(file, "not_pdf" if file.is_pdf else "not_epub", "empty" if file.size == 0 else f"it does not begin like {named}", sha256)
+        else:
+            job = Job(file, sha256, made, output, engines.epub if kind == "epub" else engines.pdf)
+            ledger.resume(job)
+            stock.jobs.append(job)
     return stock
 
 
-def _hashed(files: Iterable[Found], ledger: Ledger) -> Iterable[tuple[Found, str, str]]:
-    """Each file with its SHA-256, or with the reason why there is none. Hashing lets go of the interpreter, so threads help."""
+def _hashes(files: Sequence[Found], ledger: Ledger) -> Iterator[tuple[str, str]]:
+    """For each file its SHA-256, or "" and the reason why there is none. Hashing lets go of the interpreter, so threads help."""
 
-    def sha256(file: Found) -> tuple[Found, str, str]:
+    def sha256(file: Found) -> tuple[str, str]:
         if file.problem or file.size > SIZE_LIMIT:
-            return file, "", file.problem
+            return "", file.problem
         try:
-            return file, ledger.known_hash(file) or sha256_of(file.path), ""
+            return sha256_of(file.path), ""
         except OSError as error:
-            return file, "", error.strerror or str(error)
+            return "", error.strerror or str(error)
 
+    known = [ledger.known_hash(file) for file in files]
     with ThreadPoolExecutor(cores()) as pool:
-        yield from pool.map(sha256, files)
+        fresh = pool.map(sha256, (file for file, hash_ in zip(files, known, strict=True) if not hash_))
+        for hash_ in known:
+            yield (hash_, "") if hash_ else next(fresh)
 
 
 def _kind(file: Found) -> tuple[str, str]:
@@ -95,8 +100,6 @@ def _kind(file: Found) -> tuple[str, str]:
         return "", error.strerror or str(error)
     if b"%PDF-" in head:
         return "pdf", ""
-    if head[30:].startswith(_EPUB) or (file.suffix == ".epub" and head.startswith(b"PK")):
+    if head[30:].startswith(_EPUB) or (not file.is_pdf and head.startswith(b"PK")):
         return "epub", ""
     return "", ""
-
-
