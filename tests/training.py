@@ -10,7 +10,7 @@ from typing import Any
 
 from papertune.config import TrainConfig
 
-WORDS = "the protein binds a receptor in cells of mice while light moves through glass at speed we measured and found no effect".split()
+SENTENCE = "the protein binds a receptor in cells of mice while light moves through glass at speed we measured and found no effect"
 
 
 def write_dataset(folder: Path, *, train: int = 24, val: int = 4, words: int = 40, seed: int = 0) -> Path:
@@ -20,7 +20,7 @@ def write_dataset(folder: Path, *, train: int = 24, val: int = 4, words: int = 4
     for name, count in (("train", train), ("val", val)):
         lines = []
         for i in range(count):
-            text = " ".join(rng.choices(WORDS, k=words))
+            text = " ".join(rng.choices(SENTENCE.split(), k=words))
             lines.append(json.dumps({"id": f"{name}-{i}", "paper": f"{name}-{i // 4}", "text": text, "prompt": "# On cells\n\n", "end": i % 4 == 3}))
         (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
     return folder

@@ -1,0 +1,299 @@
+"""Training on a CPU with the tiny model: it learns, it can be stopped and go on exactly, and it never loses an earlier run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from papertune import tiny
+from papertune.adapter import open_adapter
+from papertune.errors import (
+    BadCheckpoint,
+    BadDataset,
+    BadValue,
+    Busy,
+    Interrupted,
+    OutOfMemory,
+    PapertuneError,
+    SettingsChanged,
+    TooFewPapers,
+    TrainingDiverged,
+)
+from papertune.events import Event, Notice, Report, Started, Unit
+from papertune.manifest import Lock
+from papertune.train.stage import run
+from tests.training import adapter_hash, losses, settings, write_dataset
+
+torch = pytest.importorskip("torch")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # small matrices, busy machines
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PAPERTUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("dataset"))
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Event], Report]:
+    """An uninterrupted run: its folder, what it said, its report."""
+    output = tmp_path_factory.mktemp("whole")
+    said: list[Event] = []
+    report = run(settings(data, output), on_event=said.append)
+    return output, said, report
+
+
+@pytest.fixture
+def copy(whole: tuple[Path, list[Event], Report], tmp_path: Path) -> Path:
+    """A copy of the uninterrupted run, to be harmed."""
+    return Path(shutil.copytree(whole[0], tmp_path / "lora_output"))
+
+
+def stop_after(step: int) -> Any:
+    def on_event(event: Event) -> None:
+        if isinstance(event, Unit) and event.done == step:
+            raise Interrupted
+
+    return on_event
+
+
+def notices(said: list[Event]) -> str:
+    return "\n".join(event.text for event in said if isinstance(event, Notice))
+
+
+def test_it_learns_and_leaves_an_adapter_and_two_checkpoints(whole: tuple[Path, list[Event], Report]) -> None:
+    output, said, report = whole
+    assert {path.name for path in output.iterdir()} == {"final", "checkpoint-8", "checkpoint-12", "events.jsonl", ".train.lock"}
+    assert all(path.suffix in (".json", ".safetensors") for folder in output.glob("*-*") for path in folder.iterdir())
+    bits = open_adapter(output / "final").provenance["bits_per_byte"]
+    assert bits["after"] < bits["before"] - 0.02
+    assert report.states == {"ok": 1}
+    assert report.written == [output / "final"]
+    assert f"{bits['before']:.3f} before, {bits['after']:.3f} after" in dict(report.summary).values()
+    assert [event.done for event in said if isinstance(event, Unit)] == list(range(1, 13))
+    assert next(event for event in said if isinstance(event, Started)).total == 12
+    assert "reference engine" in notices(said)
+
+
+def test_every_step_and_validation_is_in_the_log(whole: tuple[Path, list[Event], Report]) -> None:
+    lines = [json.loads(line) for line in (whole[0] / "events.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["event"] == "validation"] == [0, 6, 12]
+    assert [line["step"] for line in lines if line["event"] == "checkpoint"] == [4, 8, 12]
+    step = next(line for line in lines if line["event"] == "step")
+    assert {"loss", "lr", "gradient_norm", "tokens_per_second", "peak_memory"} <= set(step)
+    assert len(losses(whole[0])) == 12
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT asks by transformers' old name
+def test_peft_loads_the_adapter_and_computes_the_same_loss(whole: tuple[Path, list[Event], Report], data: Path) -> None:
+    import peft
+    import transformers
+
+    from papertune.base import open_base
+    from papertune.tokenizer import open_tokenizer
+    from papertune.train.batches import read_sequences
+    from papertune.train.model import choose_device, load_model
+    from papertune.train.reference import ReferenceEngine
+
+    base = open_base("tiny")
+    adapter = open_adapter(whole[0] / "final")
+    items = read_sequences(data / "val.jsonl", open_tokenizer(base.folder), 64).items[:2]
+    ours = load_model(base.folder, choose_device(), rank=16, alpha=32, dropout=0.05, targets=adapter.target_modules)
+    engine = ReferenceEngine(ours, choose_device())
+    engine.load_adapter(adapter.tensors())
+    quantized = transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
+    four_bits = transformers.AutoModelForCausalLM.from_pretrained(base.folder, dtype=torch.float32, quantization_config=quantized, device_map="cpu")
+    model = peft.PeftModel.from_pretrained(four_bits, whole[0] / "final").eval()
+    with torch.no_grad():
+        for item in items:
+            ids = torch.from_numpy(item.ids).long()[None]
+            labels = ids.clone()
+            labels[0, : item.start] = -100
+            wanted = float(model(input_ids=ids, labels=labels).loss) * item.targets
+            assert float(engine.measure([item])) == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize("step", [1, 5, 8, 12])
+def test_a_run_stopped_anywhere_goes_on_exactly(step: int, data: Path, whole: tuple[Path, list[Event], Report], tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        run(settings(data, tmp_path), on_event=stop_after(step))
+    assert (tmp_path / f"checkpoint-{step}").is_dir()
+    said: list[Event] = []
+    run(settings(data, tmp_path), on_event=said.append)
+    assert f"checkpoint-{step}, step {step}" in notices(said)
+    assert adapter_hash(tmp_path / "final") == adapter_hash(whole[0] / "final")
+    assert losses(tmp_path) == losses(whole[0])
+
+
+def test_a_finished_run_is_not_trained_again(whole: tuple[Path, list[Event], Report], data: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in whole[0].rglob("*.safetensors")}
+    report = run(settings(data, whole[0], batch_size=2, grad_accum=2, save_steps=99, eval_steps=99))  # none of these changes the result
+    assert report.fresh
+    assert report.states == {"fresh": 1}
+    assert {path: path.stat().st_mtime_ns for path in whole[0].rglob("*.safetensors")} == before
+
+
+def test_other_settings_begin_anew_and_keep_the_earlier_run(copy: Path, data: Path) -> None:
+    before = adapter_hash(copy / "final")
+    said: list[Event] = []
+    run(settings(data, copy, lr=1e-3, max_steps=2), on_event=said.append)
+    assert "differs in lr, max_steps" in notices(said)
+    assert adapter_hash(copy / "earlier-1" / "final") == before
+    assert {path.name for path in (copy / "earlier-1").iterdir()} == {"final", "checkpoint-8", "checkpoint-12", "events.jsonl"}
+    assert len(losses(copy)) == 2
+    run(settings(data, copy, lr=1e-3, max_steps=1))
+    assert (copy / "earlier-2" / "final").is_dir()
+
+
+def test_resume_refuses_other_settings_and_names_them(copy: Path, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsChanged, match=r"lora_rank was 16, is 8") as caught:
+        run(settings(data, copy, lora_rank=8, resume="auto"))
+    assert "lr was" not in str(caught.value)
+    with pytest.raises(SettingsChanged, match="train_data was"):
+        run(settings(write_dataset(tmp_path / "other", seed=1), copy, resume=str(copy / "checkpoint-8")))
+    assert (copy / "final").is_dir()
+
+
+def test_resume_from_an_earlier_checkpoint_repeats_the_rest(copy: Path, data: Path, whole: tuple[Path, list[Event], Report]) -> None:
+    run(settings(data, copy, resume=str(copy / "checkpoint-8")))
+    assert adapter_hash(copy / "final") == adapter_hash(whole[0] / "final")
+    assert losses(copy) == losses(whole[0])
+    assert {path.name for path in (copy / "earlier-1").iterdir()} == {"final", "checkpoint-12"}
+
+
+def test_resume_honours_another_batch_size(copy: Path, data: Path) -> None:
+    said: list[Event] = []
+    run(settings(data, copy, resume=str(copy / "checkpoint-8"), grad_accum=8), on_event=said.append)
+    assert "effective batch was 4 and is 8" in notices(said)
+    assert max(losses(copy)) == 10  # 32 of 48 sequences were seen in 8 steps; two steps of 8 remain
+
+
+@pytest.mark.parametrize("harm", ["flip", "cut", "missing", "state"])
+def test_a_torn_checkpoint_is_named_and_skipped_or_refused(harm: str, copy: Path, data: Path, whole: tuple[Path, list[Event], Report]) -> None:
+    shutil.rmtree(copy / "final")
+    torn = copy / "checkpoint-12" / ("checkpoint.json" if harm == "state" else "optimizer.safetensors")
+    content = torn.read_bytes()
+    if harm == "flip":
+        torn.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    elif harm in ("cut", "state"):
+        torn.write_bytes(content[: len(content) // 2])
+    else:
+        torn.unlink()
+    with pytest.raises(BadCheckpoint, match="checkpoint-12"):
+        run(settings(data, copy, resume=str(copy / "checkpoint-12")))
+    said: list[Event] = []
+    run(settings(data, copy, resume="auto"), on_event=said.append)
+    assert "checkpoint-12" in notices(said)
+    assert "checkpoint-8, step 8" in notices(said)
+    assert adapter_hash(copy / "final") == adapter_hash(whole[0] / "final")
+
+
+def test_resume_of_nothing(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadCheckpoint, match="no checkpoint at"):
+        run(settings(data, tmp_path, resume=str(tmp_path / "checkpoint-4")))
+    said: list[Event] = []
+    run(settings(data, tmp_path, resume="auto", max_steps=1), on_event=said.append)
+    assert "no checkpoint under" in notices(said)
+
+
+def test_micro_batches_of_any_shape_train_the_same(data: Path, tmp_path: Path) -> None:
+    """Token-weighted: sequences differ in length, so a mean of means would show."""
+    shapes = {(1, 4): "a", (4, 1): "b", (3, 1): "c"}
+    for (size, accumulated), name in shapes.items():
+        run(settings(data, tmp_path / name, batch_size=size, grad_accum=accumulated, lora_dropout=0, max_steps=3))
+    a, b, c = (open_adapter(tmp_path / name / "final").tensors() for name in shapes.values())
+    difference = {name: np.abs(b[name] - a[name]).max() for name in a}
+    assert max(difference.values()) < 2e-5
+    assert max(np.abs(c[name] - a[name]).max() for name in a) > 1e-4  # another effective batch is another run
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "error"),
+    [("", '{"text": "A."}', BadDataset), ('{"text": "A."}', "", TooFewPapers), (None, "", BadDataset), ("{", '{"text": "A."}', BadDataset)],
+)
+def test_an_unusable_dataset_is_said_before_anything_is_written(train: str | None, val: str, error: type[PapertuneError], tmp_path: Path) -> None:
+    if train is not None:
+        (tmp_path / "train.jsonl").write_text(train)
+    (tmp_path / "val.jsonl").write_text(val)
+    with pytest.raises(error):
+        run(settings(tmp_path, tmp_path / "out"))
+    assert not list((tmp_path / "out").glob("checkpoint*"))
+
+
+def test_an_unknown_projection_is_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadValue, match="z_proj"):
+        run(settings(data, tmp_path, target_modules=("q_proj", "z_proj")))
+
+
+def test_fewer_projections_train_only_those(data: Path, tmp_path: Path) -> None:
+    run(settings(data, tmp_path, target_modules=("q_proj", "v_proj"), lora_rank=4, max_steps=1))
+    modules = open_adapter(tmp_path / "final").pairs()
+    assert {name.rpartition(".")[2] for name in modules} == {"q_proj", "v_proj"}
+    assert len(modules) == 2 * tiny.LAYERS
+
+
+def test_two_runs_never_write_one_folder(data: Path, tmp_path: Path) -> None:
+    lock = Lock(tmp_path / ".train.lock")
+    with pytest.raises(Busy):
+        run(settings(data, tmp_path))
+    lock.release()
+
+
+def test_a_paper_on_both_sides_is_warned_of(data: Path, tmp_path: Path) -> None:
+    shutil.copy(data / "train.jsonl", tmp_path / "train.jsonl")
+    shutil.copy(data / "train.jsonl", tmp_path / "val.jsonl")
+    said: list[Event] = []
+    run(settings(tmp_path, tmp_path / "out", max_steps=1), on_event=said.append)
+    assert any(isinstance(event, Notice) and event.level == "warning" and "6 papers" in event.text for event in said)
+
+
+def failing_at(monkeypatch: pytest.MonkeyPatch, call: int, failure: Any) -> None:
+    """Makes the engine's call number ``call`` (from 1, four a step) raise ``failure``, or return it when it is a number."""
+    from papertune.train.reference import ReferenceEngine
+
+    real, calls = ReferenceEngine.accumulate, 0
+
+    def accumulate(engine: ReferenceEngine, *arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call and isinstance(failure, BaseException):
+            raise failure
+        loss = real(engine, *arguments)
+        return loss * failure if calls == call else loss
+
+    monkeypatch.setattr(ReferenceEngine, "accumulate", accumulate)
+
+
+def test_a_diverged_loss_stops_with_the_last_good_state_kept(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: tuple[Path, list[Event], Report]
+) -> None:
+    failing_at(monkeypatch, 22, float("nan"))
+    with pytest.raises(TrainingDiverged, match="step 6"):
+        run(settings(data, tmp_path))
+    monkeypatch.undo()
+    assert (tmp_path / "checkpoint-5").is_dir()
+    run(settings(data, tmp_path))  # a passing fault: the run goes on as if it had not been
+    assert adapter_hash(tmp_path / "final") == adapter_hash(whole[0] / "final")
+
+
+def test_out_of_memory_gives_the_advice_in_order_and_loses_nothing(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing_at(monkeypatch, 11, torch.OutOfMemoryError("CUDA out of memory"))
+    with pytest.raises(OutOfMemory) as caught:
+        run(settings(data, tmp_path))
+    advice = str(caught.value)
+    assert advice.index("--max-seq-len 256") < advice.index("--lora-rank 8") < advice.index("--target-modules")
+    assert (tmp_path / "checkpoint-2").is_dir()
