@@ -107,7 +107,7 @@ def _open(config: ExportConfig, on_event: OnEvent) -> _Input:
 def _data_hashes(provenance: Mapping[str, Any]) -> dict[str, str]:
     """The hashes of the training data, as the adapter records them."""
     run = provenance.get("run", {})
-    return {f"dataset.{key}": str(run[key]) for key in ("train", "val") if isinstance(run.get(key), str)}
+    return {f"dataset.{name}.sha256": run[f"{name}_data"] for name in ("train", "val") if isinstance(run.get(f"{name}_data"), str)}
 
 
 def _merge(config: ExportConfig, source: TensorSource, given: _Input, report: Report, on_event: OnEvent) -> None:
