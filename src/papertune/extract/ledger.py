@@ -50,6 +50,12 @@ def sidecar_path(folder: Path, output: str) -> Path:
     return folder / f"{output}.blocks.json"
 
 
+def known_hash(item: Item, file: Found) -> str:
+    """The file's SHA-256 if it is as it was when last hashed, else ""."""
+    same = item.get("size") == file.size and item.get("mtime") == file.mtime
+    return str(item.get("sha256", "")) if same else ""
+
+
 class Ledger:
     """The manifest's items as extraction means them. ``folder`` is the output folder, ``settings`` whatever else the texts depend on."""
 
@@ -61,29 +67,20 @@ class Ledger:
         self._prefix = cache(self._seen_from_output)
 
     def item(self, file: Found) -> Item:
+        """What is known of the file, perhaps nothing."""
         return self._manifest.items.get(self._key(file), {})
 
     def made(self, sha256: str) -> str:
         """From which bytes, with which settings and by which version of this code."""
         return f"{sha256}-{self._settings}"
 
-    def known_hash(self, file: Found) -> str:
-        """The file's SHA-256 if it is as it was when last hashed, else ""."""
-        item = self.item(file)
-        same = item.get("size") == file.size and item.get("mtime") == file.mtime
-        return str(item.get("sha256", "")) if same else ""
-
-    def known_name(self, file: Found) -> str:
-        """The name that an earlier run gave to the file's outputs, or ""."""
-        return str(self.item(file).get("output", ""))
-
-    def ended_as(self, file: Found, made: str, output: str) -> State | None:
-        """The state the file is known to end in; None when it must be read. Outputs are looked for as they were when the run began."""
-        item = self.item(file)
+    def ended_as(self, item: Item, made: str, output: str) -> State | None:
+        """The state that a file with this item is known to end in; None when it must be read. Outputs are looked for as they were when the
+        run began."""
         state = item.get("state")
-        if state not in STATES or state in PASSING or item.get("made") != made:
+        if state not in STATES or state in PASSING or item["made"] != made:
             return None
-        if state in WRITTEN and not (item.get("output") == output and f"{output}.txt" in self._there and f"{output}.blocks.json" in self._there):
+        if state in WRITTEN and not (item["output"] == output and f"{output}.txt" in self._there and f"{output}.blocks.json" in self._there):
             return None
         return cast(State, state)
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from papertune.device import cores
 from papertune.extract.discover import Found, name_outputs
 from papertune.extract.engines import Engines
-from papertune.extract.ledger import Job, Ledger
+from papertune.extract.ledger import Job, Ledger, known_hash
 from papertune.extract.states import State
 from papertune.files import sha256_of
+from papertune.manifest import Item
 
 SIZE_LIMIT = 2 << 30
 """Bytes; the largest PDF a library here has been seen to open is far below."""
@@ -33,8 +34,7 @@ class Stock:
 def take_stock(files: Sequence[Found], ledger: Ledger, engines: Engines, log: logging.Logger) -> Stock:
     """Sorts the files into those to read and those whose end is known."""
     stock = Stock()
-    readable: list[Found] = []
-    hashes: list[str] = []
+    readable: list[tuple[Found, Item, str]] = []
     first: dict[str, Found] = {}
 
     def end(file: Found, state: State, reason: str, sha256: str = "") -> None:
@@ -42,7 +42,8 @@ def take_stock(files: Sequence[Found], ledger: Ledger, engines: Engines, log: lo
         stock.states[state] += 1
         log.info("%s: %s: %s", file.path, state, reason)
 
-    for file, (sha256, problem) in zip(files, _hashes(files, ledger), strict=True):
+    items = [ledger.item(file) for file in files]
+    for file, item, (sha256, problem) in zip(files, items, _hashes(files, items), strict=True):
         if problem:
             end(file, "unreadable", problem)
         elif not sha256:
@@ -51,12 +52,11 @@ def take_stock(files: Sequence[Found], ledger: Ledger, engines: Engines, log: lo
             end(file, "duplicate", f"the same bytes as {first[sha256].path}", sha256)
         else:
             first[sha256] = file
-            readable.append(file)
-            hashes.append(sha256)
-    outputs = name_outputs(readable, [ledger.known_name(file) for file in readable])
-    for file, sha256, output in zip(readable, hashes, outputs, strict=True):
+            readable.append((file, item, sha256))
+    outputs = name_outputs([file for file, _, _ in readable], [item.get("output", "") for _, item, _ in readable])
+    for (file, item, sha256), output in zip(readable, outputs, strict=True):
         made = ledger.made(sha256)
-        known = ledger.ended_as(file, made, output)
+        known = ledger.ended_as(item, made, output)
         if known is not None:
             stock.states[known] += 1
             continue
@@ -73,7 +73,7 @@ def take_stock(files: Sequence[Found], ledger: Ledger, engines: Engines, log: lo
     return stock
 
 
-def _hashes(files: Sequence[Found], ledger: Ledger) -> Iterator[tuple[str, str]]:
+def _hashes(files: Sequence[Found], items: Sequence[Item]) -> Iterator[tuple[str, str]]:
     """For each file its SHA-256, or "" and the reason why there is none. Hashing lets go of the interpreter, so threads help."""
 
     def sha256(file: Found) -> tuple[str, str]:
@@ -84,9 +84,9 @@ def _hashes(files: Sequence[Found], ledger: Ledger) -> Iterator[tuple[str, str]]
         except OSError as error:
             return "", error.strerror or str(error)
 
-    known = [ledger.known_hash(file) for file in files]
+    known = [known_hash(item, file) for file, item in zip(files, items, strict=True)]
     with ThreadPoolExecutor(cores()) as pool:
-        fresh = pool.map(sha256, (file for file, hash_ in zip(files, known, strict=True) if not hash_))
+        fresh = pool.map(sha256, [file for file, hash_ in zip(files, known, strict=True) if not hash_])
         for hash_ in known:
             yield (hash_, "") if hash_ else next(fresh)
 
