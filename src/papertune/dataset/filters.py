@@ -63,9 +63,11 @@ class Sifted:
 def sift(blocks: list[Block]) -> Sifted:
     """Paragraphs worth learning, with all headings but those of reference lists."""
     references = reference_blocks(blocks)
-    sifted = Sifted(language_of(" ".join(b.text for k, b in enumerate(blocks) if not b.level and k not in references)[:_LOOK]))
+    text = "\n".join(b.text for k, b in enumerate(blocks) if not b.level and k not in references)
+    judge = Judge(text)
+    sifted = Sifted(judge.language)
     for k, block in enumerate(blocks):
-        reason = "references" if k in references else "" if block.level else why_not(block.text, sifted.language)
+        reason = "references" if k in references else "" if block.level else judge.why_not(block.text)
         if reason:
             sifted.drop(block, reason)
         else:
@@ -73,36 +75,36 @@ def sift(blocks: list[Block]) -> Sifted:
     return sifted
 
 
-def why_not(text: str, own_language: str) -> str:
-    """The reason to drop a paragraph of a paper in this language, "" for none."""
-    if len(text) < 120 and _LEFTOVER.fullmatch(text):
-        return "leftover"
-    if len(text) < _SENTENCE and text[-1] not in ".?!:”\"')":
-        return "leftover"
-    if _is_garbled(text):
-        return "garbled"
-    if _is_notice(text):
-        return "notice"
-    if own_language and len(text) > 200 and (language := language_of(text)) and language != own_language:
-        return "language"
-    return ""
+class Judge:
+    """Judges the paragraphs of one paper. What nowhere stands in the paper is not looked for in each of them."""
 
+    def __init__(self, paper: str) -> None:
+        folded, raw = paper.lower(), paper.encode("utf-8", "replace")
+        self.language = language_of(paper[:_LOOK])
+        self._notices = [words for words in _NOTICES if words in folded]
+        self._glyphs = any(part in raw for part in _GLYPH_BYTES) or len(raw.translate(None, _CONTROLS)) < len(raw)
 
-def _is_garbled(text: str) -> bool:
-    raw = text.encode("utf-8", "replace")
-    words = text.count(" ") + 1
-    if len(raw.translate(None, _LETTERS)) < _FEWEST_LETTERS * len(raw):
-        return True
-    if len(text) > max(200, _WORD * words) and text.isascii():
-        return True
-    suspicious = any(part in raw for part in _GLYPH_BYTES) or len(raw.translate(None, _CONTROLS)) < len(raw)
-    if suspicious and len(_GLYPHS.findall(text)) > _MOST_GLYPHS * len(text):
-        return True
-    return words > 0.3 * len(text) and sum(len(m[0]) for m in _SPACED.finditer(text)) > 0.2 * len(text)
+    def why_not(self, text: str) -> str:
+        """The reason to drop a paragraph, "" for none."""
+        if len(text) < 120 and _LEFTOVER.fullmatch(text):
+            return "leftover"
+        if len(text) < _SENTENCE and text[-1] not in ".?!:”\"')":
+            return "leftover"
+        if self._is_garbled(text):
+            return "garbled"
+        if self._notices and text.count(" ") < _NOTICE_WORDS and any(words in text.lower() for words in self._notices):
+            return "notice"
+        if self.language and len(text) > 200 and (language := language_of(text)) and language != self.language:
+            return "language"
+        return ""
 
-
-def _is_notice(text: str) -> bool:
-    if text.count(" ") >= _NOTICE_WORDS:
-        return False
-    folded = text.lower()
-    return any(words in folded for words in _NOTICES)
+    def _is_garbled(self, text: str) -> bool:
+        raw = text.encode("utf-8", "replace")
+        words = text.count(" ") + 1
+        if len(raw.translate(None, _LETTERS)) < _FEWEST_LETTERS * len(raw):
+            return True
+        if len(text) > max(200, _WORD * words) and text.isascii():
+            return True
+        if self._glyphs and len(_GLYPHS.findall(text)) > _MOST_GLYPHS * len(text):
+            return True
+        return words > 0.3 * len(text) and sum(len(m[0]) for m in _SPACED.finditer(text)) > 0.2 * len(text)

@@ -26,7 +26,6 @@ _PLACE = re.compile(
 _PROSE = re.compile(r"\b(?:was|were|is|are|be|been|has|have|had|that|which|this|these|we|our|it|not|can|may|also|their|than)\b")
 _DENSE = 0.13  # share of capitals, digits and punctuation: 0.05 to 0.1 in prose, 0.2 in entries
 _PLAIN = b"abcdefghijklmnopqrstuvwxyz \n" + bytes(range(128, 256))
-_VERBS = (" was ", " were ", " is ", " are ", " has ", " have ", " that ")
 _LONG = 60  # words: more than one entry
 _FEWEST = 3  # entries in a row without a heading
 _HOLE = 2  # blocks between two entries that may look otherwise: half an entry, a page number
@@ -88,12 +87,12 @@ def _may_be_hole(block: Block) -> bool:
 
 def looks_like_reference(text: str) -> bool:
     """An entry, or several run together: names with initials, a year, a volume or page, hardly a verb."""
+    raw = text.encode("utf-8", "replace")
+    if len(raw.translate(None, _PLAIN)) < _DENSE * len(raw):
+        return False  # the quick test comes first: nearly every paragraph is prose
     words = text.count(" ") + 1
     long = words > _LONG
-    if sum(map(text.count, _VERBS)) * 25 > words:
-        return False  # the quick tests come first: nearly every paragraph is prose
-    raw = text.encode("utf-8", "replace")
-    if len(raw.translate(None, _PLAIN)) < _DENSE * len(raw) or len(_PROSE.findall(text)) * (25 if long else 12) > words:
+    if len(_PROSE.findall(text)) * (25 if long else 12) > words:
         return False
     places = len(_PLACE.findall(text))
     if long and places * 60 < words:

@@ -17,7 +17,8 @@ _CANDIDATE = re.compile(
 _WORDS = {
     # Never end a sentence: a name, number or unit follows.
     "never": """fig figs eq eqs eqn eqns ref refs tab sec sect no nos nr vol vols ch chap pp ed eds viz vs cf ca approx resp dr drs prof mr mrs
-        ms st sp spp subsp ssp var cv e.g i.e suppl dept univ assoc jan feb mar apr jun jul aug sept oct nov dec lat long alt eg ie esp incl excl meq""",
+        ms st sp spp subsp ssp var cv e.g i.e suppl dept univ assoc jan feb mar apr jun jul aug sept oct nov dec lat long alt eg ie esp incl excl
+        meq""",
     # End one only when the next word opens one for certain: "… by Smith et al. The …", but "et al. [3]", "et al. (2004)".
     "perhaps": "al etc inc ltd co corp jr sr u.s u.k u.s.a usa uk ph.d m.d b.c a.d i.v i.p s.c a.m p.m min max wt hr hrs mg ml kg",
     "openers": """the a an in this these those we our it its they their there that to for from by on at as with when while where however although
