@@ -20,13 +20,18 @@ def paper(draw: random.Random, words: list[str], title: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def invented(*, count: int, seed: int) -> list[str]:
+    """So many papers in light Markdown."""
+    draw = random.Random(seed)
+    words = ["".join(draw.choices(_SYLLABLES, k=draw.randint(1, 4))) for _ in range(4000)]
+    return [paper(draw, words, f"On {draw.choice(words)} number {k}") for k in range(count)]
+
+
 def write_papers(folder: Path, *, count: int, seed: int) -> None:
     """``paper-00.txt`` … in ``folder``, which is made."""
     folder.mkdir(parents=True, exist_ok=True)
-    draw = random.Random(seed)
-    words = ["".join(draw.choices(_SYLLABLES, k=draw.randint(1, 4))) for _ in range(4000)]
-    for k in range(count):
-        (folder / f"paper-{k:02d}.txt").write_text(paper(draw, words, f"On {draw.choice(words)} number {k}"), encoding="utf-8")
+    for k, text in enumerate(invented(count=count, seed=seed)):
+        (folder / f"paper-{k:02d}.txt").write_text(text, encoding="utf-8")
 
 
 def _sentence(draw: random.Random, words: list[str]) -> str:

@@ -6,8 +6,8 @@ import re
 
 _FREQUENT = {
     "English": "the of and in to was were with for that by from is are as on this be which at an or we",
-    "German": "der die das und ist nicht mit von den im zu des auf für eine ein werden wurde sich bei dem auch als",
-    "French": "le la les des et est dans une que pour par sur au du qui avec sont cette ont été aux ces plus",
+    "German": "der die das und ist nicht mit von den im zu des auf für eine ein werden wurde wurden sich bei dem auch als sie wie es bis am",
+    "French": "le la les des et est dans une que pour par sur au du qui avec sont cette ont été aux ces plus ce il se en un",
     "Spanish": "el la los las de que y en un una por con para se del es su al como fue más este entre",
     "Portuguese": "o a os as de que e em um uma por com para se do da dos das no na foi mais são ao",
     "Italian": "il lo la gli le di che e in un una per con del della dei delle è sono nel alla da si dal",
