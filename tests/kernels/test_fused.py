@@ -1,11 +1,14 @@
-"""The Triton kernels against the plain torch that defines them, run by Triton's interpreter on the CPU, in float32.
+"""The Triton kernels against the plain torch that defines them, in float32: on a GPU where there is one, else by Triton's interpreter.
 
-The interpreter is chosen when a kernel is defined, so this file runs in a fresh interpreter of its own: ``test_interpreted.py`` starts it.
+(The interpreter cuts float32 to bfloat16 where a GPU rounds; ``test_gpu.py`` has the 16-bit types.)
 """
 
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Iterator
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -14,6 +17,9 @@ from torch import Tensor
 from papertune.kernels import reference
 from papertune.kernels.nf4 import NF4
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+if DEVICE == "cpu" and not os.environ.get("TRITON_INTERPRET"):
+    pytest.skip("test_interpreted.py runs it in a process of its own", allow_module_level=True)
 fused = pytest.importorskip("papertune.kernels.fused", reason="Triton is not installed")
 
 SHAPES = [(4, 64), (5, 123), (3, 2304)]  # tokens, width: friendly, awkward, wider than a program's columns
@@ -30,8 +36,10 @@ def wider(rows: int, width: int, by: int = 24) -> Tensor:
 
 
 @pytest.fixture(autouse=True)
-def _seed() -> None:
+def _seed() -> Iterator[None]:
     torch.manual_seed(0)
+    with torch.device(DEVICE) if DEVICE == "cuda" else nullcontext():
+        yield
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(16, 64), (3, 192), (130, 128)])

@@ -35,12 +35,21 @@ _PARKED = ("x", "qkv", "attended", "h", "gate_up")  # what a layer offloads: all
 
 @dataclass(frozen=True, slots=True)
 class Frozen:
-    """The base model on the device. ``layers[i]`` is (norm1, norm2, the seven projections by name); ``head`` is ``embedding`` where tied."""
+    """The base model on the device. ``head`` is ``embedding`` where tied."""
 
     embedding: Tensor
     head: Tensor
     norm: Tensor
-    layers: list[tuple[Tensor, Tensor, dict[str, NF4]]]
+    layers: list[FrozenLayer]
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenLayer:
+    """The two norms' weights, and for each of GROUPS its matrices one under another, as one NF4 where that is possible."""
+
+    norm1: Tensor
+    norm2: Tensor
+    groups: list[tuple[NF4, ...]]
 
 
 def load_frozen(base: Base, device: Device) -> Frozen:
@@ -52,9 +61,9 @@ def load_frozen(base: Base, device: Device) -> Frozen:
     layers = []
     for i in range(shape.layers):
         at = f"model.layers.{i}"
-        norms = (weights(f"{at}.{norm}", shape.hidden) for norm in ("input_layernorm", "post_attention_layernorm"))
+        norm1, norm2 = (weights(f"{at}.{norm}", shape.hidden) for norm in ("input_layernorm", "post_attention_layernorm"))
         matrices = {name: nf4.quantize(weights(f"{at}.{base.family.linear(name)}", *size)) for name, size in sizes(shape).items()}
-        layers.append((next(norms), next(norms), matrices))
+        layers.append(FrozenLayer(norm1, norm2, [nf4.stack([matrices[name] for name in names]) for names in GROUPS]))
     return Frozen(embedding, head, weights("model.norm", shape.hidden), layers)
 
 
@@ -74,11 +83,9 @@ class FastEngine:
         self._norm, self._head = frozen.norm, frozen.head
         self._embedding = frozen.embedding.cpu() if self.plan.host_embedding and not self.shape.tied else frozen.embedding
         self._layers = []
-        for i, (norm1, norm2, matrices) in enumerate(frozen.layers):
-            groups = [
-                Group([matrices[name] for name in names], self.lora.groups[i][j], _salt(i, j), device.dtype) for j, names in enumerate(GROUPS)
-            ]
-            self._layers.append(Layer(self.shape, norm1, norm2, groups, dropout))
+        for i, layer in enumerate(frozen.layers):
+            groups = [Group(weights, self.lora.groups[i][j], _salt(i, j), device.dtype) for j, weights in enumerate(layer.groups)]
+            self._layers.append(Layer(self.shape, layer.norm1, layer.norm2, groups, dropout))
         shadows = [pair for layer in self._layers for group in layer.groups for pair in group.shadows()]
         # Two lists: torch copies contiguous pairs in a few launches, the blocks on a diagonal one by one.
         self._shadows = [[p for p in shadows if p[0].is_contiguous()], [p for p in shadows if not p[0].is_contiguous()]]

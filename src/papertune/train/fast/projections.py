@@ -24,7 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from papertune.kernels import nf4, ops
+from papertune.kernels import ops
 from papertune.kernels.nf4 import NF4
 
 
@@ -66,9 +66,9 @@ class Dropout(NamedTuple):
 class Group:
     """Projections with a common input; see the module's text. ``salt`` tells the masks of different groups apart."""
 
-    def __init__(self, weights: list[NF4], lora: Lora, salt: int, dtype: torch.dtype) -> None:
+    def __init__(self, weights: tuple[NF4, ...], lora: Lora, salt: int, dtype: torch.dtype) -> None:
         self.inputs, self.outputs = weights[0].columns, sum(w.rows for w in weights)
-        self._weights, self._lora, self._salt = nf4.stack(weights), lora, salt
+        self._weights, self._lora, self._salt = weights, lora, salt
         width, device = -(-len(lora.a) // 8) * 8, weights[0].codes.device
         self._a = torch.zeros(width, self.inputs, dtype=dtype, device=device)
         self._b = torch.zeros(self.outputs, width, dtype=dtype, device=device)

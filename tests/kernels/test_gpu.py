@@ -1,0 +1,124 @@
+"""The ops on a GPU in bfloat16, against plain torch in float64 on the same numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from papertune.kernels import nf4, ops, reference
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")]
+
+ROUNDING = 2**-8  # of bfloat16, relative
+
+
+@pytest.fixture(autouse=True)
+def _on_the_gpu() -> Iterator[None]:
+    torch.manual_seed(0)
+    with torch.device("cuda"):
+        yield
+
+
+def distance(ours: Tensor, exact: Tensor) -> float:
+    return float((ours.double() - exact).norm() / exact.norm())
+
+
+def half(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.bfloat16)
+
+
+def test_dequantised_bits_are_those_of_bitsandbytes() -> None:
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+    parts = [half(256, 512) * 0.02, half(64, 512) * 3, half(64, 512)]
+    (stacked,) = nf4.stack([nf4.quantize(part) for part in parts])
+    out = torch.full((384, 512 + 48), torch.nan, dtype=torch.bfloat16)
+    ops.dequantize(stacked, out[:, :512])
+    theirs = [dequantize_4bit(*quantize_4bit(part, blocksize=64, compress_statistics=True, quant_type="nf4")) for part in parts]
+    assert torch.equal(out[:, :512], torch.cat(theirs))
+    assert out[:, 512:].isnan().all()
+
+
+@pytest.mark.parametrize("width", [4096, 3072, 200])
+def test_norms(width: int) -> None:
+    x, add, weight, dy, total = half(33, width), half(33, width), half(width), half(33, width), half(33, width)
+    out = torch.empty_like(x)
+    z, r = ops.rms_norm(x, weight, 1e-5, out, add)
+    exact = torch.empty_like(x, dtype=torch.float64)
+    _, exact_r = reference.rms_norm(z.double(), weight.double(), 1e-5, exact, None)
+    assert distance(out, exact) < ROUNDING
+    assert distance(z, x.double() + add.double()) < ROUNDING
+    wanted = total.double()
+    reference.rms_norm_backward(dy.double(), z.double(), weight.double(), exact_r, wanted)
+    ops.rms_norm_backward_(dy, z, weight, r, total)
+    assert distance(total, wanted) < ROUNDING
+
+
+def test_swiglu() -> None:
+    gate_up, d = half(33, 2 * 1500), half(33, 1500)
+    out, exact = torch.empty_like(d), torch.empty_like(d, dtype=torch.float64)
+    ops.swiglu(gate_up, out)
+    reference.swiglu(gate_up.double(), exact)
+    assert distance(out, exact) < 2 * ROUNDING
+    wanted = gate_up.double()
+    reference.swiglu_backward(d.double(), wanted)
+    ops.swiglu_backward_(d, gate_up)
+    assert distance(gate_up, wanted) < ROUNDING
+
+
+def test_rope_there_and_back() -> None:
+    x, angle = half(33, 10 * 128 + 64), torch.rand(33, 64) * 1000
+    wanted, before = x.double(), x.clone()
+    reference.rope(wanted, angle.double().cos(), angle.double().sin(), 10)
+    ops.rope_(x, angle.cos(), angle.sin(), 10)
+    assert distance(x, wanted) < ROUNDING
+    ops.rope_(x, angle.cos(), angle.sin(), 10, backward=True)
+    assert distance(x, before.double()) < 2 * ROUNDING
+
+
+def test_dropout_and_its_backward_share_a_mask() -> None:
+    x, keys = half(33, 1500), torch.randint(-(2**31), 2**31, (33,)).int()
+    dropped = ops.dropout(x, keys, 12345, 0.05)
+    assert torch.equal(dropped, reference.dropout(x, keys, 12345, 0.05))
+    assert 0.04 < float((dropped == 0).float().mean()) < 0.06
+    onto = torch.zeros_like(x)
+    ops.dropout_add_(onto, x, keys, 12345, 0.05)
+    assert torch.equal(onto, dropped)
+
+
+def test_cross_entropy() -> None:
+    logits, targets = half(33, 32_000) * 4, torch.randint(0, 32_000, (33,))
+    targets[3] = ops.IGNORED
+    exact = logits.double()
+    losses = reference.cross_entropy(exact, targets, 0.01)
+    assert distance(ops.cross_entropy_(logits, targets, 0.01), losses) < 1e-5
+    assert distance(logits, exact) < ROUNDING
+
+
+def test_products_gather_in_float32() -> None:
+    total, a, b = torch.randn(64, 96), half(64, 500), half(500, 96)
+    wanted = total.double() + 0.5 * a.double() @ b.double()
+    ops.accumulate_(total, a, b, 0.5)
+    assert distance(total, wanted) < 1e-5
+
+
+@pytest.mark.parametrize("window", [0, 64])
+@pytest.mark.parametrize("size", [128, 64])
+def test_attention_stays_within_documents(window: int, size: int) -> None:
+    lengths = [200, 1, 77, 122]
+    starts = torch.tensor([0, *lengths]).cumsum(0).int()
+    heads, shared, count = 8, 2, sum(lengths)
+    qkv, do = half(count, (heads + 2 * shared) * size), half(count, heads, size)
+    q, k, v = (part.view(count, -1, size) for part in qkv.split([heads * size, shared * size, shared * size], dim=1))
+    exact = [t.double() for t in (q, k, v)]
+    out, state = ops.attention(q, k, v, starts, max(lengths), window)
+    wanted, log_sum = reference.attention(*exact, starts, window)
+    assert distance(out, wanted) < ROUNDING
+    assert distance(state.log_sum, log_sum) < 1e-4
+    ours = ops.attention_backward(do, q, k, v, out, state, starts, max(lengths), window)
+    theirs = reference.attention_backward(do.double(), *exact, wanted, log_sum, starts, window)
+    for one, other in zip(ours, theirs, strict=True):
+        assert distance(one, other) < 2 * ROUNDING
