@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import codecs
 import ctypes
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from ctypes import POINTER, c_bool, c_char_p, c_float, c_int8, c_int32, c_size_t, c_uint32, c_void_p
 from dataclasses import dataclass
 from functools import cache
@@ -23,7 +23,7 @@ import numpy as np
 from papertune.errors import BadGguf, MissingLibrary, OutOfMemory
 
 _BATCH = 512  # tokens computed at a time
-_ROWS = 32  # rows of logits whose softmax is taken at a time: 4 MB, which stays in the cache
+_ROWS = 8  # rows of logits whose softmax is taken at a time: 1 MB, which stays in the cache
 
 
 class _Params(ctypes.Structure):
@@ -119,7 +119,7 @@ class Gguf:
         self.eos: int = library.llama_vocab_eos(self._vocab)
         self.context = min(context, library.llama_model_n_ctx_train(self._model))
         settings = library.llama_context_default_params()
-        settings.words[:3] = self.context, _BATCH, _BATCH
+        settings.words[:3] = max(self.context, _BATCH), _BATCH, _BATCH
         self._context = library.llama_init_from_model(self._model, settings)
         if not self._context:
             self.close()
@@ -156,8 +156,8 @@ class Gguf:
             parts.append(_cross_entropy(rows[useful], tokens[predicting[useful] + 1]))
         return np.concatenate(parts)
 
-    def write(self, prompt: str, sampling: Sampling, most: int) -> Iterator[str]:
-        """Text after ``prompt`` piece by piece, at most ``most`` tokens; ends before that when the model ends the text.
+    def write(self, prompt: str, sampling: Sampling, most: int) -> Generator[str, None, bool]:
+        """Text after ``prompt`` piece by piece, at most ``most`` tokens; returns whether the model itself ended the text.
 
         A prompt that leaves no room for ``most`` tokens in the context loses its beginning. Raises OutOfMemory.
         """
@@ -172,10 +172,11 @@ class Gguf:
             for _ in range(most):
                 token = self._library.llama_sampler_sample(chain, self._context, -1)
                 if self._library.llama_vocab_is_eog(self._vocab, token):
-                    return
+                    return True
                 if piece := utf8.decode(self._piece(token)):
                     yield piece
                 self._compute(np.array([token], np.int32), np.ones(1, bool))
+            return False
         finally:
             self._library.llama_sampler_free(chain)
 

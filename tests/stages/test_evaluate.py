@@ -1,0 +1,238 @@
+"""Evaluation: bits per byte by definition, the same digits every time, resumed unit by unit; a GGUF agrees with the model it was made of."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from papertune.base import open_base
+from papertune.config import CheckConfig, EvaluateConfig, ExportConfig, PrepareConfig
+from papertune.dataset import stage as dataset
+from papertune.errors import BadAdapter, BadDataset, BadGguf, BadValue
+from papertune.evaluate import check
+from papertune.evaluate.models import GgufModel, TorchModel
+from papertune.evaluate.passages import Passage, read_papers
+from papertune.evaluate.perplexity import Measured, bits_per_byte, change, tokenize, windows
+from papertune.evaluate.stage import GENERAL, HELD_OUT, run
+from papertune.events import Event, Unit
+from papertune.export import stage as export
+from papertune.records import Example, read_examples
+from tests.adapters import random_adapter
+from tests.papers import write_papers
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset of invented papers, an adapter of tiny, and the GGUF made of both without loss."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    write_papers(folder / "texts", count=5, seed=1)
+    (folder / "general.txt").write_text("A first document of some words.\n\x1e\nAnd a second one of a few more words.\n")
+    dataset.run(PrepareConfig(input_dir=folder / "texts", output_dir=folder / "dataset", val_ratio=0.4, max_tokens=256))
+    random_adapter(open_base("tiny"), folder / "final")
+    export.run(ExportConfig(lora_path=folder / "final", gguf_path=folder / "tiny.gguf", quant="F16"))
+    return folder
+
+
+@pytest.fixture
+def config(made: Path, tmp_path: Path) -> Callable[..., EvaluateConfig]:
+    def make(**changes: object) -> EvaluateConfig:
+        return EvaluateConfig(
+            **{
+                "lora_path": made / "final",
+                "train_file": made / "dataset" / "train.jsonl",
+                "val_file": made / "dataset" / "val.jsonl",
+                "general_file": made / "general.txt",
+                "output_dir": tmp_path / "evaluation",
+                "context": 256,
+                "device": "cpu",
+                "threads": 1,
+                **changes,
+            }
+        )
+
+    return make
+
+
+def test_base_adapter_and_gguf_are_measured_and_compared(made: Path, config: Callable[..., EvaluateConfig]) -> None:
+    report = run(config(gguf=(made / "tiny.gguf",), general_file=None))
+    results = json.loads((config().output_dir / "evaluation.json").read_text())
+    base, tuned, gguf = results["models"]
+    assert (base["kind"], tuned["kind"], gguf["kind"]) == ("base", "tuned", "gguf")
+    papers = {example.paper for example in read_examples(made / "dataset" / "val.jsonl")}
+    assert [p["name"] for p in base[HELD_OUT]["papers"]] == sorted(papers)
+    assert base[HELD_OUT]["low"] < base[HELD_OUT]["value"] < base[HELD_OUT]["high"]
+    assert abs(tuned[HELD_OUT]["value"] - base[HELD_OUT]["value"]) > 1e-3
+    assert gguf[HELD_OUT]["value"] == pytest.approx(tuned[HELD_OUT]["value"], rel=2e-3)  # F16 weights and keys against float32
+    assert [(c["from"], c["to"]) for c in results["changes"]] == [(base["name"], tuned["name"]), (tuned["name"], gguf["name"])]
+    assert results["changes"][0][HELD_OUT]["value"] == tuned[HELD_OUT]["value"] - base[HELD_OUT]["value"]
+    assert len(base[GENERAL]["papers"]) == 11
+    assert "| paper |" in (config().output_dir / "evaluation.md").read_text()
+    assert report.states["ok"] == 3 * (len(papers) + 11)
+
+
+def test_every_byte_counts_once_and_the_figure_is_its_definition(made: Path, config: Callable[..., EvaluateConfig]) -> None:
+    """Against a plain loop over the examples with transformers, and the bytes against the paper itself."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    run(config())
+    results = json.loads((config().output_dir / "evaluation.json").read_text())
+    entry = results["models"][0][HELD_OUT]["papers"][0]
+    base = open_base("tiny")
+    model = AutoModelForCausalLM.from_pretrained(base.folder, dtype=torch.float32)
+    reading = TorchModel(base, None, window=256, device="cpu", threads=1)
+    paper = next(p for p in read_papers(made / "dataset" / "val.jsonl") if p.name == entry["name"])
+    assert any(passage.known for passage in paper.passages)
+    bits = 0.0
+    for passage in paper.passages:
+        ids, start, _ = tokenize(reading, passage)
+        tokens = torch.tensor([[reading.bos, *ids]])
+        with torch.no_grad():
+            logs = torch.log_softmax(model(tokens).logits[0].double(), dim=1)
+        bits -= sum(float(logs[i, ids[i]]) for i in range(start, len(ids))) / math.log(2)
+    assert entry["bits"] == pytest.approx(bits, rel=1e-6)
+    text = (made / "texts" / f"{entry['name']}.txt").read_text()
+    running = sum(len(line.encode()) for line in text.splitlines() if line and not line.startswith("#"))
+    assert entry["bytes"] == pytest.approx(running, rel=0.1)  # headings inside an example count, spaces between examples do not
+
+
+def test_the_same_run_gives_the_same_digits(config: Callable[..., EvaluateConfig], made: Path, tmp_path: Path) -> None:
+    run(config(gguf=(made / "tiny.gguf",)))
+    run(config(gguf=(made / "tiny.gguf",), output_dir=tmp_path / "again"))
+    assert (tmp_path / "again" / "evaluation.json").read_bytes() == (config().output_dir / "evaluation.json").read_bytes()
+
+
+def test_a_stopped_run_goes_on_where_it_was_and_a_finished_one_measures_nothing(config: Callable[..., EvaluateConfig]) -> None:
+    def stop_after_five(event: Event) -> None:
+        if isinstance(event, Unit) and event.done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(config(), on_event=stop_after_five)
+    events: list[Event] = []
+    report = run(config(), on_event=events.append)
+    assert report.states["fresh"] == 5
+    assert min(event.done for event in events if isinstance(event, Unit)) == 6
+    again = run(config())
+    assert again.fresh
+    assert not again.states["ok"]
+    assert run(config(context=128)).states["fresh"] == 0
+
+
+def test_a_text_file_can_be_measured_too(config: Callable[..., EvaluateConfig], made: Path) -> None:
+    report = run(config(only_gguf=True, gguf=(made / "tiny.gguf",), val_file=made / "texts" / "paper-00.txt"))
+    assert report.states["ok"] == 1 + 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"lora_path": Path("nowhere")}, BadAdapter),
+        ({"val_file": Path("nowhere.jsonl")}, BadDataset),
+        ({"gguf": (Path("nowhere.gguf"),)}, BadGguf),
+        ({"only_gguf": True}, BadGguf),
+    ],
+)
+def test_what_is_missing_is_named(config: Callable[..., EvaluateConfig], changes: dict[str, object], error: type[Exception]) -> None:
+    with pytest.raises(error, match=r"nowhere|--gguf"):
+        run(config(**changes))
+
+
+@pytest.mark.parametrize(("total", "start", "size"), [(5, 0, 10), (100, 7, 16), (1000, 990, 33), (64, 0, 65), (300, 250, 64)])
+def test_windows_measure_each_token_once_with_enough_before_it(total: int, start: int, size: int) -> None:
+    measured: list[int] = []
+    for first, last, begin in windows(total, start, size):
+        assert first <= begin < last <= min(total, first + size - 1)
+        assert begin - first >= min(begin, (size - 1) // 2)
+        measured += range(begin, last)
+    assert measured == list(range(start, total))
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
+    random = np.random.default_rng(0)
+    hits = 0
+    for _ in range(200):
+        sizes = random.integers(5_000, 20_000, 40)
+        papers = [Measured(float(size * rate), int(size), 1) for size, rate in zip(sizes, random.normal(2.0, 0.3, 40), strict=True)]
+        interval = bits_per_byte(papers, seed=1)
+        assert interval.low is not None
+        assert interval.high is not None
+        hits += interval.low <= 2.0 <= interval.high
+    assert 0.88 <= hits / 200 <= 0.99
+
+
+def test_a_change_is_paired_by_paper() -> None:
+    """Papers differ by much more than the models do, and still the change is sure."""
+    before = [Measured(1000.0 * k, 1000, 1) for k in range(1, 11)]
+    after = [Measured(990.0 * k, 1000, 1) for k in range(1, 11)]
+    interval = change(before, after, seed=0)
+    assert interval.high is not None
+    assert interval.high < 0
+    assert interval.value == pytest.approx(-0.055)
+    assert bits_per_byte(before[:1], seed=0).low is None
+
+
+def test_tokens_of_prompt_and_overlap_are_given_not_measured() -> None:
+    model = TorchModel(open_base("tiny"), None, window=256, device="cpu", threads=1)
+    ids, start, size = tokenize(model, Passage("# A title\n\n", "Known already. New text é here.", len("Known already. ")))
+    assert model.decode(ids[:start]) == "# A title\n\nKnown already."
+    assert size == len(" New text é here.".encode())
+
+
+@pytest.fixture
+def gguf(made: Path) -> Iterator[GgufModel]:
+    model = GgufModel(made / "tiny.gguf", window=700, threads=1)
+    with model.gguf:
+        yield model
+
+
+def test_llama_cpp_counts_tokens_and_losses_as_the_model_does(gguf: GgufModel, made: Path) -> None:
+    from papertune.adapter import open_adapter
+
+    text = (made / "texts" / "paper-03.txt").read_text() * 2
+    tuned = TorchModel(open_base("tiny"), open_adapter(made / "final"), window=700, device="cpu", threads=1)
+    ids = gguf.encode(text)[:650]
+    assert ids == tuned.encode(text)[:650]
+    assert text.startswith(gguf.decode(ids[:-3]))
+    losses = gguf.losses([gguf.bos, *ids], 1)
+    assert losses == pytest.approx(tuned.losses([tuned.bos, *ids], 1), abs=0.05)
+    assert losses.mean() == pytest.approx(tuned.losses([tuned.bos, *ids], 1).mean(), rel=2e-3)
+    assert (gguf.losses([gguf.bos, *ids], 600) == losses[599:]).all()
+
+
+def test_a_gguf_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "no.gguf").write_bytes(b"no model at all")
+    with pytest.raises(BadGguf, match=r"no\.gguf"):
+        GgufModel(tmp_path / "no.gguf", window=64, threads=1)
+
+
+def test_check_shows_each_copy_with_paper_and_line(made: Path, tmp_path: Path) -> None:
+    example = max((e for e in read_examples(made / "dataset" / "train.jsonl")), key=lambda e: len(e.text))
+    draft = tmp_path / "draft.md"
+    draft.write_text(f"# Mine\n\nMy own words.\n\n{example.text}\n\nMine again.\n")
+    clean = tmp_path / "clean.md"
+    clean.write_text("# Mine\n\nNothing here is from anyone else, as far as I can tell by reading it over again.\n")
+    report = check.run(CheckConfig(file=(draft, clean), against=made / "dataset" / "train.jsonl", text_dir=made / "texts"))
+    assert report.states == {"copies": 1, "no copies": 1}
+    shown = dict(report.summary)
+    place = next(name for name in shown if name.startswith("  line 5, "))
+    assert shown[place].startswith(f"{example.paper}.txt: “")
+    assert shown[str(clean)].startswith("0 copies")
+
+
+def test_check_without_a_file_says_how() -> None:
+    with pytest.raises(BadValue, match="papertune check FILE"):
+        check.run(CheckConfig())
+
+
+def test_examples_of_a_users_own_are_measured_too(tmp_path: Path) -> None:
+    path = tmp_path / "own.jsonl"
+    path.write_text('{"text": "Some words of mine."}\n' + Example("x", "", "Others.").to_json() + "\n")
+    assert [paper.passages[0].text for paper in read_papers(path)] == ["Some words of mine.", "Others."]
