@@ -245,7 +245,7 @@ def weigh_super(src, importance, columns, base, count, w, mass):  # type: ignore
 def weigh_rows(src, importance, columns, base, count, w):  # type: ignore[no-untyped-def]
     """``w`` = importance × √(mean(x²) + x²), the mean over a whole row."""
     row, mean = -1, ZERO
-    for lane in range(LANES):
+    for lane in range(w.shape[1]):
         at = (base + min(lane, count - 1)) * 32
         if at // columns != row:
             row = at // columns

@@ -11,9 +11,10 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from papertune.export.quantize.affine import LANES, ROUND, TINY, ZERO, F, nearest, pack_32, put16, weigh_rows
+from papertune.export.quantize.affine import ROUND, TINY, ZERO, F, nearest, pack_32, put16, weigh_rows
 from papertune.export.quantize.floats import from_half, to_half
 
+LANES = 128  # blocks worked on at once: eight super-blocks; x and w take 16 KiB (32 KiB for blocks of 32)
 UNROLL = 8
 
 
@@ -26,14 +27,15 @@ LADDERS = {half: ladder(half) for half in (8, 16, 32)}
 
 
 @njit(inline="always", error_model="numpy")
-def fit(x, w, size, half, numerators, scale, inverse):  # type: ignore[no-untyped-def]
+def fit(x, w, size, numerators, scale, inverse):  # type: ignore[no-untyped-def]
     """Best ``scale`` of each of the ``LANES`` columns of the first ``size`` rows of ``x`` under the weights ``w``.
 
     The winning codes are ``round(clip(inverse × x, −half, half − 1)) + half``. A column of zeros has scale and inverse 0.
     """
     largest, size_of_largest, best, rung = np.empty(LANES, F), np.empty(LANES, F), np.empty(LANES, F), np.empty(LANES, F)
     sum_xc, sum_cc = np.empty(LANES, F), np.empty(LANES, F)
-    low, high = -half, half - F(1)
+    low = numerators[0]  # −half; read rather than passed, because for a constant the compiler makes slower code of the two bounds
+    high = -low - F(1)
     for lane in range(LANES):
         largest[lane] = ZERO
         size_of_largest[lane] = ZERO
@@ -88,16 +90,17 @@ def quantize_6k(src, importance, columns, numerators, out):  # type: ignore[no-u
         count = min(LANES, blocks - base)
         for lane in range(LANES):
             at = (base + min(lane, count - 1)) * 16
+            column = at % columns
             for i in range(16):
                 x[i, lane] = src[at + i]
             if importance.size:
-                column = at % columns
                 for i in range(16):
                     w[i, lane] = importance[column + i]
-            else:
-                for i in range(16):
-                    w[i, lane] = src[at + i] * src[at + i]
-        fit(x, w, 16, F(32), numerators, scale, inverse)
+        if not importance.size:
+            for i in range(16):
+                for lane in range(LANES):
+                    w[i, lane] = x[i, lane] * x[i, lane]
+        fit(x, w, 16, numerators, scale, inverse)
         for first in range(0, count, 16):
             block = out[(base + first) // 16 * 210 : ((base + first) // 16 + 1) * 210]
             largest, size_of_largest = ZERO, ZERO
@@ -114,14 +117,14 @@ def quantize_6k(src, importance, columns, numerators, out):  # type: ignore[no-u
                 scale_codes[j] = min(127, nearest(to_code * scale[first + j]))
                 step = unit * F(scale_codes[j])
                 at = (base + first + j) * 16
+                if step == ZERO:  # nothing to divide by: ggml keeps the codes of the search
+                    _codes(src[at : at + 16], inverse[first + j], F(32), codes[j * 16 : j * 16 + 16])
+                    continue
                 for i in range(16):
-                    # nothing to divide by: ggml keeps the codes of the search, and 0 where there was none
-                    code = src[at + i] / step if step != ZERO else inverse[first + j] * src[at + i]
+                    code = src[at + i] / step
                     code = code if code < F(31) else F(31)
                     code = code if code > F(-32) else F(-32)
                     codes[j * 16 + i] = np.uint8(np.int32((code + ROUND) - ROUND) + 32)
-                if step == ZERO and inverse[first + j] == ZERO:
-                    codes[j * 16 : j * 16 + 16] = 0
             _pack_6k(codes, scale_codes, unit_half, block)
 
 
@@ -140,19 +143,23 @@ def quantize_0(src, importance, columns, width, numerators, out):  # type: ignor
             for i in range(32):
                 x[i, lane] = src[at + i]
         weigh_rows(src, importance, columns, base, count, w)
-        fit(x, w, 32, half, numerators, scale, inverse)
+        fit(x, w, 32, numerators, scale, inverse)
         for lane in range(count):
             at = (base + lane) * 32
-            for i in range(32):
-                code = inverse[lane] * src[at + i]
-                code = code if code < half - F(1) else half - F(1)
-                code = code if code > -half else -half
-                codes[i] = np.uint8(np.int32((code + ROUND) - ROUND) + np.int32(half))
-            if inverse[lane] == ZERO:
-                codes[:] = 0
+            _codes(src[at : at + 32], inverse[lane], half, codes)
             block = out[(base + lane) * block_bytes : (base + lane + 1) * block_bytes]
             put16(to_half(scale[lane]), block, 0)
             pack_32(codes, width, block, 2)
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _codes(x, inverse, half, codes):  # type: ignore[no-untyped-def]
+    """The codes of the search; ggml leaves 0 where it did not search."""
+    for i in range(x.size):
+        code = inverse * x[i]
+        code = code if code < half - F(1) else half - F(1)
+        code = code if code > -half else -half
+        codes[i] = np.uint8(np.int32((code + ROUND) - ROUND) + np.int32(half)) if inverse != ZERO else np.uint8(0)
 
 
 @njit(nogil=True, cache=True)
