@@ -84,6 +84,7 @@ class ExtractConfig(Config):
     timeout: float = setting(120.0, "Seconds a file may take before the next fallback is tried", above=0)
     memory_limit: int = setting(2048, "MiB of memory a file may take before the next fallback is tried", least=256)
     docling_models: Path | None = setting(None, "Folder with Docling's weights, if not where docling-tools puts them")
+    retry: tuple[str, ...] | None = setting(None, "States of files to read once more, such as limit_time,damaged")
 
 
 @dataclass(frozen=True, kw_only=True)

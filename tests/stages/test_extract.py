@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from papertune.config import ExtractConfig
-from papertune.errors import FolderMissing, MissingWeights, NoInputFiles, NothingExtracted
+from papertune.errors import BadValue, FolderMissing, MissingWeights, NoInputFiles, NothingExtracted
 from papertune.events import Event, Notice, Report, Unit, ignore
 from papertune.extract import backend, engines
 from papertune.extract.stage import run
@@ -235,6 +235,36 @@ def test_auto_without_a_gpu_reads_with_fast_and_says_so(pdfs: Path, extract: Ext
     [notice] = notices(extract, engine="auto", device="cuda", docling_models=tmp_path)
     assert notice.startswith("No CUDA device")
     assert notices(extract, engine="auto", device="cpu", docling_models=tmp_path) == []
+
+
+def test_files_of_a_state_are_read_again_when_asked_for(pdfs: Path, out: Path, extract: Extract) -> None:
+    (pdfs / "a.pdf").write_bytes(hostile.paper(1))
+    (pdfs / "b.pdf").write_bytes(hostile.CORPUS["head-alone.pdf"][0]())
+    extract()
+    report = extract(retry=("damaged", "limit_time"))
+    assert not report.fresh
+    assert report.written == []
+    assert (out / "extract.log").read_text().count("b.pdf: damaged") == 2
+    with pytest.raises(BadValue, match="'broken' is not a known state"):
+        extract(retry=("broken",))
+
+
+def test_a_file_that_hit_a_limit_is_read_again_under_a_higher_one(pdfs: Path, extract: Extract, monkeypatch: pytest.MonkeyPatch) -> None:
+    for engine in ("fast", "pypdf", "pdfplumber"):
+        monkeypatch.setitem(backend.BACKENDS, engine, MAKER)
+    (pdfs / "a.pdf").write_bytes(hostile.paper(1))
+    (pdfs / "slow.pdf").write_bytes(bad_paper("hang", 2))
+    assert extract(timeout=1.0).states == {"ok": 1, "limit_time": 1}
+    assert extract(timeout=1.0).fresh
+    monkeypatch.undo()
+    assert extract(timeout=20.0).states == {"ok": 2}
+
+
+def test_the_summary_names_the_files_without_a_text_by_state(pdfs: Path, extract: Extract) -> None:
+    (pdfs / "a.pdf").write_bytes(hostile.paper(1))
+    for number in range(5):
+        (pdfs / f"page{number}.pdf").write_bytes(b"<html>%d" % number)
+    assert ("not_pdf", "5: page0.pdf, page1.pdf, page2.pdf and 2 more") in extract().summary
 
 
 def test_resume_json_is_json(pdfs: Path, out: Path, extract: Extract) -> None:

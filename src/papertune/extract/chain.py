@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from papertune.events import OnEvent, Unit
 from papertune.extract.backend import BACKENDS, Options
 from papertune.extract.ledger import Job, Ledger, sidecar_path, text_path
 from papertune.extract.reading import Answer, Task, read
-from papertune.extract.states import FAULTS_OF_BACKEND, INCONCLUSIVE, WRITTEN, State, state_of
+from papertune.extract.states import FAULTS_OF_BACKEND, INCONCLUSIVE, WRITTEN, Tally, state_of
 from papertune.files import write_text
 from papertune.supervise import Outcome, Workers
 
@@ -32,16 +31,15 @@ MODELS_MEMORY = 8192
 
 @dataclass(slots=True)
 class Reading:
-    """The reading of this run's files. ``states`` and ``done`` count all input files, those known from earlier runs too; ``written`` and
-    ``pages`` are this run's."""
+    """The reading of this run's files. ``tally`` has all input files whose end is known, from earlier runs too; ``written`` and ``pages`` are
+    this run's."""
 
     config: ExtractConfig
     options: Options
     ledger: Ledger
     log: logging.Logger
     on_event: OnEvent
-    states: Counter[State]
-    done: int
+    tally: Tally
     written: list[Path] = field(default_factory=list)
     pages: int = 0
     begin: float = field(default_factory=time.monotonic)
@@ -122,16 +120,15 @@ class Reading:
         else:  # what other settings once made of this file would be taken for its text
             text.unlink(missing_ok=True)
             sidecar.unlink(missing_ok=True)
-        self.ledger.ended(job, answer, engine)
+        self.ledger.ended(job, answer, engine, limits=(self.config.timeout, self.config.memory_limit))
         self.log.info(
             "%s: %s by %s, %d pages, %d characters, %.2f s%s",
             job.file.path, answer.state, engine or "none", answer.pages, answer.chars, seconds, f": {answer.reason}" if answer.reason else "",
         )  # fmt: skip
-        self.states[answer.state] += 1
+        self.tally.add(answer.state, job.file.source)
         self.pages += answer.pages
-        self.done += 1
         rate = self.pages / max(time.monotonic() - self.begin, 1e-9)
-        self.on_event(Unit(self.done, job.file.source, {"pages/s": f"{rate:.1f}"}))
+        self.on_event(Unit(self.tally.total, job.file.source, {"pages/s": f"{rate:.1f}"}))
 
 
 def _loads_models(job: Job) -> bool:

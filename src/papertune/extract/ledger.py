@@ -105,11 +105,10 @@ class Ledger:
     def waiting(self, job: Job) -> None:
         self._record_open(job, "waiting")
 
-    def ended(self, job: Job, answer: Answer, engine: str) -> None:
-        """Written after the outputs are safely on disk."""
-        self._record(
-            job, answer.state, answer.reason, engine=engine, pages=answer.pages, chars=answer.chars, failures=job.failures, output=job.output
-        )
+    def ended(self, job: Job, answer: Answer, engine: str, *, limits: tuple[float, int]) -> None:
+        """Written after the outputs are safely on disk. ``limits`` are seconds and MiB."""
+        found = {"pages": answer.pages, "chars": answer.chars}
+        self._record(job, answer.state, answer.reason, engine=engine, **found, failures=job.failures, limits=limits, output=job.output)
 
     def ended_unread(self, file: Found, state: State, reason: str, sha256: str) -> None:
         """For a file that no backend sees: unreadable, a duplicate, not what its name says. The record is spared when it stands already."""

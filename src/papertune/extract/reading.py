@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from papertune.extract.backend import Backend, CannotRead, Options, PartlyRead, open_backend
+from papertune.extract.backend import Backend, CannotRead, NeedsPassword, Options, PartlyRead, open_backend
 from papertune.extract.states import State
 
 
@@ -45,6 +45,10 @@ def read(task: Task) -> Answer:
         document = _backend(task.maker, task.options).read(task.path)
     except PartlyRead as error:
         state, reason, document = "partial", str(error), error.document
+    except NeedsPassword as error:
+        # pdfium says so of some broken files too. The mark stands uncompressed even where the objects are packed: ISO 32000-1, 7.5.8.
+        locked = b"/Encrypt" in task.path.read_bytes()
+        return Answer(error.state if locked else "damaged", str(error) if locked else "it asks for a password, but nothing in it is encrypted")
     except CannotRead as error:
         return Answer(error.state, str(error))
     except (FileNotFoundError, PermissionError) as error:

@@ -10,27 +10,29 @@ from __future__ import annotations
 import logging
 import shlex
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from papertune.config import ExtractConfig
-from papertune.errors import NoInputFiles, NothingExtracted, from_os_error
+from papertune.errors import BadValue, NoInputFiles, NothingExtracted, from_os_error
 from papertune.events import Notice, OnEvent, Report, Started, ignore
 from papertune.extract.chain import LOG, Reading
 from papertune.extract.discover import discover
 from papertune.extract.engines import choose_engines
 from papertune.extract.ledger import Ledger
-from papertune.extract.states import STATES, WRITTEN, State
+from papertune.extract.states import STATES
 from papertune.extract.stock import take_stock
 from papertune.files import make_folder
-from papertune.manifest import Manifest
+from papertune.manifest import Item, Manifest
 
 
 def run(config: ExtractConfig, *, on_event: OnEvent = ignore) -> Report:
-    """Raises FolderMissing, FolderUnreadable, NoInputFiles, NothingExtracted, MissingLibrary, MissingWeights, Busy, DiskFull, CannotWrite
+    """Raises BadValue, FolderMissing, FolderUnreadable, NoInputFiles, NothingExtracted, MissingLibrary, MissingWeights, Busy, DiskFull, CannotWrite
     or WorkersCannotStart. What is wrong with single files is no error: the report counts it."""
+    for state in config.retry or ():
+        if state not in STATES:
+            raise BadValue(f"--retry: {state!r} is not a known state.", f"The states are: {', '.join(STATES)}.")
     files = discover(config.input_dir, lambda text: on_event(Notice(text, "warning")))
     if not files:
         folders = ", ".join(map(str, config.input_dir))
@@ -41,33 +43,42 @@ def run(config: ExtractConfig, *, on_event: OnEvent = ignore) -> Report:
     with Manifest(config.output_dir / ".resume.json", header, resume=config.resume) as manifest, _logging(config.output_dir / LOG) as log:
         log.info("the run begins: %d files, engines %s", len(files), " > ".join(engines.pdf))
         ledger = Ledger(manifest, config.output_dir, {"pdf": engines.pdf, "epub": engines.epub, "min_length": config.min_length})
-        stock = take_stock(files, ledger, engines, log)
-        on_event(Started("Extracting text", len(files), "files", len(files) - len(stock.jobs)))
-        reading = Reading(config, engines.options, ledger, log, on_event, stock.states, len(files) - len(stock.jobs))
+        stock = take_stock(files, ledger, engines, lambda item: _again(item, config), log)
+        on_event(Started("Extracting text", len(files), "files", stock.tally.total))
+        reading = Reading(config, engines.options, ledger, log, on_event, stock.tally)
         reading.read_all(stock.jobs)
-        log.info("the run ends: %s", _counts(reading.states))
-    if not any(reading.states[state] for state in WRITTEN):
-        what = f"No text came out of {len(files)} files: {_counts(reading.states)}."
-        raise NothingExtracted(what, f"The reasons stand in {config.output_dir / LOG}.")
+        log.info("the run ends: %s", reading.tally)
+    if not reading.tally.texts:
+        raise NothingExtracted(f"No text came out of {len(files)} files: {reading.tally}.", f"The reasons stand in {config.output_dir / LOG}.")
     return _report(config, reading, fresh=not stock.jobs)
+
+
+def _again(item: Item, config: ExtractConfig) -> bool:
+    """Whether to read a file once more whose end is known: it was asked for, or there is more time or memory than it failed with."""
+    match item["state"]:
+        case state if config.retry and state in config.retry:
+            return True
+        case "limit_time":
+            return bool(config.timeout > item["limits"][0])
+        case "limit_memory":
+            return bool(config.memory_limit > item["limits"][1])
+        case _:
+            return False
 
 
 def _report(config: ExtractConfig, reading: Reading, *, fresh: bool) -> Report:
     seconds = time.monotonic() - reading.begin
-    report = Report("extract", written=reading.written, states=Counter({str(state): count for state, count in reading.states.items()}), fresh=fresh)
-    report.summary = [(state.replace("_", " "), str(reading.states[state])) for state in STATES if reading.states[state]]
+    report = Report("extract", written=reading.written, fresh=fresh)
+    report.states.update({str(state): count for state, count in reading.tally.counts.items()})
+    report.summary = reading.tally.table()
+    if report.summary:
+        report.summary.append(("reasons", str(config.output_dir / LOG)))
     if reading.pages:
         report.summary.append(("pages", f"{reading.pages} in {seconds:.1f} s, {reading.pages / seconds:.1f} a second"))
-    if any(state not in WRITTEN and state != "duplicate" for state in reading.states):
-        report.summary.append(("reasons", str(config.output_dir / LOG)))
     report.next_command = "papertune prepare"
     if config.output_dir != ExtractConfig().output_dir:
         report.next_command += f" --input-dir {shlex.quote(str(config.output_dir))}"
     return report
-
-
-def _counts(states: Counter[State]) -> str:
-    return ", ".join(f"{states[state]} {state}" for state in STATES if states[state])
 
 
 class _Handler(logging.FileHandler):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from papertune.supervise import Outcome
@@ -37,6 +39,43 @@ INCONCLUSIVE: frozenset[State] = frozenset({"no_text", "too_short"})
 
 PASSING: frozenset[State] = frozenset({"unreadable", "changed"})
 """States that say nothing of the content: looked at anew in every run."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """How many files ended in each state, and the first few names of each."""
+
+    counts: Counter[State] = field(default_factory=Counter)
+    names: dict[State, list[str]] = field(default_factory=dict)
+
+    def add(self, state: State, name: str) -> None:
+        self.counts[state] += 1
+        if self.counts[state] <= _SHOWN:
+            self.names.setdefault(state, []).append(name)
+
+    @property
+    def total(self) -> int:
+        return self.counts.total()
+
+    @property
+    def texts(self) -> int:
+        """Files that have a text."""
+        return sum(self.counts[state] for state in WRITTEN)
+
+    def __str__(self) -> str:
+        return ", ".join(f"{self.counts[state]} {state}" for state in STATES if self.counts[state])
+
+    def table(self) -> list[tuple[str, str]]:
+        """(state, how many and which) for the files without a text."""
+        rows = []
+        for state in STATES:
+            if self.counts[state] and state not in WRITTEN:
+                more = self.counts[state] - len(self.names[state])
+                rows.append((state, f"{self.counts[state]}: {', '.join(self.names[state])}{f' and {more} more' if more else ''}"))
+        return rows
+
+
+_SHOWN = 3  # names of a state in the table
 
 
 def state_of(outcome: Outcome) -> State:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -12,7 +11,7 @@ from papertune.device import cores
 from papertune.extract.discover import Found, name_outputs
 from papertune.extract.engines import Engines
 from papertune.extract.ledger import Job, Ledger, known_hash
-from papertune.extract.states import State
+from papertune.extract.states import State, Tally
 from papertune.files import sha256_of
 from papertune.manifest import Item
 
@@ -25,21 +24,21 @@ _EPUB = b"mimetypeapplication/epub+zip"  # the first entry of an EPUB, at byte 3
 
 @dataclass(slots=True)
 class Stock:
-    """``jobs`` are to be read; ``states`` counts the other files by how they ended, now or in an earlier run."""
+    """``jobs`` are to be read; ``tally`` has the other files by how they ended, now or in an earlier run."""
 
     jobs: list[Job] = field(default_factory=list)
-    states: Counter[State] = field(default_factory=Counter)
+    tally: Tally = field(default_factory=Tally)
 
 
-def take_stock(files: Sequence[Found], ledger: Ledger, engines: Engines, log: logging.Logger) -> Stock:
-    """Sorts the files into those to read and those whose end is known."""
+def take_stock(files: Sequence[Found], ledger: Ledger, engines: Engines, again: Callable[[Item], bool], log: logging.Logger) -> Stock:
+    """Sorts the files into those to read and those whose end is known; ``again`` says which of the latter to read all the same."""
     stock = Stock()
     readable: list[tuple[Found, Item, str]] = []
     first: dict[str, Found] = {}
 
     def end(file: Found, state: State, reason: str, sha256: str = "") -> None:
         ledger.ended_unread(file, state, reason, sha256)
-        stock.states[state] += 1
+        stock.tally.add(state, file.source)
         log.info("%s: %s: %s", file.path, state, reason)
 
     items = [ledger.item(file) for file in files]
@@ -57,8 +56,8 @@ def take_stock(files: Sequence[Found], ledger: Ledger, engines: Engines, log: lo
     for (file, item, sha256), output in zip(readable, outputs, strict=True):
         made = ledger.made(sha256)
         known = ledger.ended_as(item, made, output)
-        if known is not None:
-            stock.states[known] += 1
+        if known is not None and not again(item):
+            stock.tally.add(known, file.source)
             continue
         kind, problem = _kind(file)
         if problem:
