@@ -17,6 +17,7 @@ work is done again; unchanged work never is. Later items win over earlier ones w
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -91,7 +92,9 @@ class Manifest:
         separator = b",\n" if self.items else b"\n"
         line = separator + _dump(item) + _CLOSE
         try:
-            os.pwrite(self._file.fileno(), line, self._end) if hasattr(os, "pwrite") else self._write_at(line)
+            written = os.pwrite(self._file.fileno(), line, self._end) if hasattr(os, "pwrite") else self._write_at(line)
+            if written < len(line):  # the last bytes of a disk are given without complaint
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise from_os_error(error, self.path) from error
         self.items[key] = item
@@ -118,9 +121,9 @@ class Manifest:
             file.write(_CLOSE)
         return open(self.path, "r+b", buffering=0)
 
-    def _write_at(self, line: bytes) -> None:
+    def _write_at(self, line: bytes) -> int:
         self._file.seek(self._end)
-        self._file.write(line)
+        return self._file.write(line)
 
 
 class Lock:

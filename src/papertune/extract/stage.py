@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import logging
 import shlex
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from papertune.config import ExtractConfig
@@ -23,7 +24,7 @@ from papertune.extract.engines import choose_engines
 from papertune.extract.ledger import Ledger
 from papertune.extract.states import STATES
 from papertune.extract.stock import take_stock
-from papertune.files import make_folder
+from papertune.files import PART, make_folder
 from papertune.manifest import Item, Manifest
 
 
@@ -41,6 +42,7 @@ def run(config: ExtractConfig, *, on_event: OnEvent = ignore) -> Report:
     make_folder(config.output_dir)
     header = {"step": "extract", "engines": engines.pdf, "min_length": config.min_length, "inputs": [str(path) for path in config.input_dir]}
     with Manifest(config.output_dir / ".resume.json", header, resume=config.resume) as manifest, _logging(config.output_dir / LOG) as log:
+        _sweep(config.output_dir)
         log.info("the run begins: %d files, engines %s", len(files), " > ".join(engines.pdf))
         ledger = Ledger(manifest, config.output_dir, {"pdf": engines.pdf, "epub": engines.epub, "min_length": config.min_length})
         stock = take_stock(files, ledger, engines, lambda item: _again(item, config), log)
@@ -51,6 +53,12 @@ def run(config: ExtractConfig, *, on_event: OnEvent = ignore) -> Report:
     if not reading.tally.texts:
         raise NothingExtracted(f"No text came out of {len(files)} files: {reading.tally}.", f"The reasons stand in {config.output_dir / LOG}.")
     return _report(config, reading, fresh=not stock.jobs)
+
+
+def _sweep(folder: Path) -> None:
+    """Removes what a killed run was writing. The lock on the manifest is held, so no one else writes here."""
+    for part in [*folder.glob(f"*.txt{PART}"), *folder.glob(f"*.blocks.json{PART}")]:
+        part.unlink(missing_ok=True)
 
 
 def _again(item: Item, config: ExtractConfig) -> bool:
@@ -91,12 +99,15 @@ class _Handler(logging.FileHandler):
             raise from_os_error(error, path) from error
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, ARG002 - logging's name
-        import sys
-
-        error = sys.exception() if hasattr(sys, "exception") else None
+        error = sys.exception()
         if isinstance(error, OSError):
             raise from_os_error(error, self.baseFilename) from error
         raise
+
+
+    def close(self) -> None:
+        with suppress(OSError):  # what did not fit then does not fit now, and was told
+            super().close()
 
 
 @contextmanager

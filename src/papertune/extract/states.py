@@ -67,7 +67,7 @@ class Tally:
 
     def table(self) -> list[tuple[str, str]]:
         """(state, how many and which) for the files without a text."""
-        rows = []
+        rows: list[tuple[str, str]] = []
         for state in STATES:
             if self.counts[state] and state not in WRITTEN:
                 more = self.counts[state] - len(self.names[state])
