@@ -11,7 +11,6 @@ import codecs
 import ctypes
 from collections.abc import Generator, Sequence
 from ctypes import POINTER, c_bool, c_char_p, c_float, c_int8, c_int32, c_size_t, c_uint32, c_void_p
-from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from papertune.errors import BadGguf, MissingLibrary, OutOfMemory
+from papertune.sampling import Sampling
 
 _BATCH = 512  # tokens computed at a time
 _ROWS = 8  # rows of logits whose softmax is taken at a time: 1 MB, which stays in the cache
@@ -86,18 +86,6 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {  # name → result, arguments
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How the next token is drawn, with Ollama's names and defaults. The same seed gives the same text."""
-
-    temperature: float = 0.8
-    top_k: int = 40
-    top_p: float = 0.9
-    repeat_penalty: float = 1.1
-    repeat_last_n: int = 64
-    seed: int = 0
-
-
 class Gguf:
     """An open GGUF file with room for ``context`` tokens. A context manager; not for several threads.
 
@@ -135,6 +123,10 @@ class Gguf:
         ids = (c_int32 * (len(data) + 8))()
         count = self._library.llama_tokenize(self._vocab, data, len(data), ids, len(ids), False, False)
         return list(ids[:count])
+
+    def count(self, text: str) -> int:
+        """How many tokens ``text`` has."""
+        return len(self.encode(text))
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of these tokens, without the space that a first word begins with."""
