@@ -137,6 +137,10 @@ class TrainConfig(Config):
     eval_steps: int = setting(100, "Optimiser steps between validations", least=1)
     max_steps: int | None = setting(None, "Stop after this many optimiser steps", least=1)
     seed: int = setting(0, "Seed of the LoRA weights, the dropout and the data order", least=0)
+    patience: int | None = setting(None, "Stop after this many validations without a new best, and keep the best", least=1)
+    cooldown: float = setting(0.0, "Seconds to wait after each step, for laptops that get too hot", least=0)
+    max_gpu_temp: int | None = setting(None, "Degrees Celsius above which training waits until the GPU is 5 cooler", least=40, most=110)
+    dry_run: bool = setting(False, "Measure a slice of the model, say what training will need and how long it takes, and stop")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -77,7 +77,7 @@ def notices(said: list[Event]) -> str:
 
 def test_it_learns_and_leaves_an_adapter_and_two_checkpoints(whole: tuple[Path, list[Event], Report]) -> None:
     output, said, report = whole
-    assert {path.name for path in output.iterdir()} == {"final", "checkpoint-8", "checkpoint-12", "events.jsonl", ".train.lock"}
+    assert {path.name for path in output.iterdir()} == {"final", "best", "checkpoint-8", "checkpoint-12", "events.jsonl", ".train.lock"}
     assert all(path.suffix in (".json", ".safetensors") for folder in output.glob("*-*") for path in folder.iterdir())
     bits = open_adapter(output / "final").provenance["bits_per_byte"]
     assert bits["after"] < bits["before"] - 0.02
@@ -153,7 +153,7 @@ def test_other_settings_begin_anew_and_keep_the_earlier_run(copy: Path, data: Pa
     run(settings(data, copy, lr=1e-3, max_steps=2), on_event=said.append)
     assert "differs in lr, max_steps" in notices(said)
     assert adapter_hash(copy / "earlier-1" / "final") == before
-    assert {path.name for path in (copy / "earlier-1").iterdir()} == {"final", "checkpoint-8", "checkpoint-12", "events.jsonl"}
+    assert {path.name for path in (copy / "earlier-1").iterdir()} == {"final", "best", "checkpoint-8", "checkpoint-12", "events.jsonl"}
     assert len(losses(copy)) == 2
     run(settings(data, copy, lr=1e-3, max_steps=1))
     assert (copy / "earlier-2" / "final").is_dir()
@@ -259,6 +259,32 @@ def test_a_paper_on_both_sides_is_warned_of(data: Path, tmp_path: Path) -> None:
     said: list[Event] = []
     run(settings(tmp_path, tmp_path / "out", max_steps=1), on_event=said.append)
     assert any(isinstance(event, Notice) and event.level == "warning" and "6 papers" in event.text for event in said)
+
+
+def test_patience_stops_when_validation_no_longer_improves_and_keeps_the_best(tmp_path: Path) -> None:
+    """Trained on words that are not those of the held-out text, with a high rate, the model soon gets worse at the latter."""
+    data = write_dataset(tmp_path / "data", train=60, val=2)
+    nonsense = "zq xv " * 30
+    (data / "train.jsonl").write_text("".join(json.dumps({"text": nonsense, "paper": str(i)}) + "\n" for i in range(60)))
+    said: list[Event] = []
+    config = settings(data, tmp_path / "out", patience=2, eval_steps=2, lr=0.02)
+    run(config, on_event=said.append)
+    lines = [json.loads(line) for line in (tmp_path / "out" / "events.jsonl").read_text().splitlines()]
+    bits = [line["bits_per_byte"] for line in lines if line["event"] == "validation"][1:]
+    best = bits.index(min(bits))
+    assert len(bits) == best + 3 < 15
+    assert "adapter is the final one" in notices(said)
+    assert open_adapter(tmp_path / "out" / "final").provenance["bits_per_byte"]["after"] == min(bits)
+    assert adapter_hash(tmp_path / "out" / "final") == adapter_hash(tmp_path / "out" / "best")
+    assert run(config).fresh
+
+
+def test_a_dry_run_writes_nothing_and_tells_time_memory_and_disk(data: Path, tmp_path: Path) -> None:
+    report = run(settings(data, tmp_path / "out", dry_run=True))
+    summary = dict(report.summary)
+    assert summary["Steps"] == "12 of 4 sequences"
+    assert {"Device", "Sequences", "Time", "Tokens a second", "Memory", "Disk"} <= set(summary)
+    assert not (tmp_path / "out").exists()
 
 
 def failing_at(monkeypatch: pytest.MonkeyPatch, call: int, failure: Any) -> None:

@@ -45,6 +45,8 @@ class LoopState:
     seconds: float = 0.0  # of training, over all runs
     first_bits: float | None = None  # held-out bits per byte before the first step
     last_bits: float | None = None  # and at the last validation
+    best_bits: float | None = None  # and at the best after training began
+    stale: int = 0  # validations since that one
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +195,7 @@ def discard(folder: Path) -> None:
 
 def sweep(output: Path) -> None:
     """Deletes what a killed run left half written or half deleted."""
-    for pattern in (".checkpoint-*.part", ".checkpoint-*.old", ".final.part", ".final.old"):
+    for pattern in (".checkpoint-*.part", ".checkpoint-*.old", ".final.*", ".best.*"):
         for path in output.glob(pattern):
             shutil.rmtree(path, ignore_errors=True)
 

@@ -59,10 +59,14 @@ class Schedule:
     save_steps: int
     save_minutes: float
     eval_steps: int
+    patience: int | None = None  # validations without a new best after which training stops
 
     @property
     def batch(self) -> int:
         return self.batch_size * self.grad_accum
+
+    def ends(self, state: LoopState) -> bool:
+        return state.position >= self.total or (self.patience is not None and state.stale >= self.patience)
 
     def steps(self, state: LoopState) -> int:
         """Steps of the whole run, given where it stands."""
@@ -78,9 +82,14 @@ def train(
     state: LoopState,
     log: EventLog,
     save: Callable[[LoopState], None],
+    save_best: Callable[[], None],
+    rest: Callable[[], None],
     on_event: OnEvent,
 ) -> None:
-    """Trains from ``state`` to the end of the schedule, changing ``state`` as it goes; calls ``save`` at intervals and before it is interrupted.
+    """Trains from ``state`` to the end of the schedule, changing ``state`` as it goes.
+
+    Calls ``save`` at intervals and before it is interrupted, ``save_best`` after a validation that is better than all before it, and ``rest``
+    after each step.
 
     Raises TrainingDiverged or OutOfMemory, with the last good state saved, and whatever ``on_event`` raises.
     """
@@ -89,7 +98,7 @@ def train(
     on_event(Started("Training", steps, "step", state.step))
     if state.first_bits is None:
         state.first_bits = state.last_bits = _validate(engine, held_out, schedule.batch_size, state, log)
-    while state.position < schedule.total:
+    while not schedule.ends(state):
         began = time.monotonic()
         batch = stream.take(state.position, min(schedule.batch, schedule.total - state.position))
         rate = learning_rate(schedule.lr, state.position, schedule.total)
@@ -108,10 +117,14 @@ def train(
         state.seconds += seconds
         peak = engine.peak_memory()
         log.write("step", state.step, loss=loss, lr=rate, gradient_norm=norm, tokens_per_second=round(tokens / seconds, 1), peak_memory=peak)
-        last = state.position >= schedule.total
-        if last or state.step % schedule.eval_steps == 0:
+        if state.position >= schedule.total or state.step % schedule.eval_steps == 0:
             state.last_bits = _validate(engine, held_out, schedule.batch_size, state, log)
-        if last or state.step % schedule.save_steps == 0 or time.monotonic() - saved_at > schedule.save_minutes * 60:
+            if state.best_bits is None or state.last_bits < state.best_bits:
+                state.best_bits, state.stale = state.last_bits, 0
+                save_best()
+            else:
+                state.stale += 1
+        if schedule.ends(state) or state.step % schedule.save_steps == 0 or time.monotonic() - saved_at > schedule.save_minutes * 60:
             save(state)
             saved, saved_at = state.step, time.monotonic()
         try:
@@ -120,6 +133,7 @@ def train(
             if saved != state.step:
                 save(state)
             raise
+        rest()
 
 
 def _gradients(engine: Engine, optimizer: Optimizer, batch: list[TokenSequence], schedule: Schedule, step: int) -> tuple[float, float]:

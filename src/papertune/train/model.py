@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from papertune.errors import MissingLibrary
-
 if TYPE_CHECKING:
     import numpy as np
     import torch
@@ -37,21 +35,24 @@ def choose_device() -> Device:
     return Device("cuda", torch.float16, f"{name}, float16")
 
 
-def load_model(folder: Path, device: Device, *, rank: int, alpha: float, dropout: float, targets: tuple[str, ...]) -> Any:
+def load_model(
+    folder: Path, device: Device, *, rank: int, alpha: float, dropout: float, targets: tuple[str, ...], layers: int | None = None
+) -> Any:
     """A PEFT model on ``device``: linear layers in NF4 with double quantisation, the rest as stored, LoRA weights in float32.
 
     On a GPU the weights go there straight from the file, quantised on arrival, and layers are checkpointed: only their inputs are kept
     for the backward pass. PEFT's prepare_model_for_kbit_training is not used: its float32 copies of embedding and norms cost 1 GB.
-    Raises MissingLibrary.
+    ``layers`` loads only the first so many layers.
     """
-    try:
-        import bitsandbytes  # noqa: F401 - transformers' own message when it is absent is long
-        import peft
-        import transformers
-    except ImportError as error:
-        raise MissingLibrary(f"{error.name or error} is needed for training and does not import.", "Run: papertune doctor") from error
+    import peft
+    import transformers
+
     hf, lora = cast(Any, transformers), cast(Any, peft)  # typed in part only
     hf.utils.logging.disable_progress_bar()  # a step prints nothing
+    shape = hf.AutoConfig.from_pretrained(folder, local_files_only=True)
+    if layers is not None:
+        shape.num_hidden_layers = layers
+        hf.utils.logging.set_verbosity_error()  # weights of the other layers are left out on purpose
     quantized = hf.BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=device.dtype
     )
@@ -60,6 +61,7 @@ def load_model(folder: Path, device: Device, *, rank: int, alpha: float, dropout
         warnings.filterwarnings("ignore", category=FutureWarning, message=".*is_gradient_checkpointing.*")  # PEFT asks by transformers' old name
         base = hf.AutoModelForCausalLM.from_pretrained(
             folder,
+            config=shape,
             dtype=device.dtype,
             device_map={"": 0 if device.kind == "cuda" else "cpu"},
             quantization_config=quantized,

@@ -2,7 +2,8 @@
 
     output_dir/
         checkpoint-N/    the newest two (``checkpoint``)
-        final/           the adapter, when training has ended
+        best/            the adapter of the best validation so far
+        final/           the adapter when training has ended: the last one, or with --patience the best
         events.jsonl     every step, validation and checkpoint (``loop.EventLog``)
         earlier-N/       what a run with other settings or data left: moved here, never overwritten
 
@@ -22,7 +23,7 @@ import papertune
 from papertune import adapter
 from papertune.base import Base, open_base
 from papertune.config import TrainConfig
-from papertune.errors import BadAdapter, BadDataset, BadValue, PapertuneError, SettingsChanged, TooFewPapers
+from papertune.errors import BadAdapter, BadDataset, BadValue, MissingLibrary, PapertuneError, SettingsChanged, TooFewPapers
 from papertune.events import Notice, OnEvent, Report, ignore
 from papertune.files import make_folder, sha256_of
 from papertune.manifest import Lock
@@ -30,12 +31,14 @@ from papertune.tokenizer import open_tokenizer
 from papertune.train import checkpoint
 from papertune.train.batches import Sequences, Stream, read_sequences
 from papertune.train.checkpoint import Checkpoint, LoopState
+from papertune.train.cooling import Cooling
 
 if TYPE_CHECKING:
+    from papertune.train.engines import Lora
     from papertune.train.loop import Engine, Schedule
 
 CODE_VERSION = 1  # raise it when the same settings and data would train another adapter
-FINAL, EVENTS = "final", "events.jsonl"
+FINAL, BEST, EVENTS = "final", "best", "events.jsonl"
 
 
 def run(config: TrainConfig, *, on_event: OnEvent = ignore) -> Report:
@@ -46,6 +49,8 @@ def run(config: TrainConfig, *, on_event: OnEvent = ignore) -> Report:
     for target in config.target_modules:
         if target not in base.family.projections:
             raise BadValue(f"--target-modules: {target} is no projection of this model.", f"Choose from: {', '.join(base.family.projections)}.")
+    if config.dry_run:
+        return _dry_run(config, base, on_event)
     run_id = _run_of(config, base, data)
     make_folder(config.output_dir)
     lock = Lock(config.output_dir / ".train.lock")
@@ -61,24 +66,14 @@ def run(config: TrainConfig, *, on_event: OnEvent = ignore) -> Report:
 
 def _train(config: TrainConfig, base: Base, run_id: dict[str, Any], start: Checkpoint | None, on_event: OnEvent) -> Report:
     train_data, held_out = _read_data(config, base, on_event)
-    try:
-        from papertune.train import loop
-        from papertune.train.model import choose_device, initial_adapter, load_model
-        from papertune.train.optimizer import Optimizer
-        from papertune.train.reference import ReferenceEngine
-    except ImportError as error:
-        from papertune.errors import MissingLibrary
-
-        raise MissingLibrary(f"{error.name or error} is needed for training and does not import.", "Run: papertune doctor") from error
-    import torch
+    torch = _torch()
+    from papertune.train import loop
+    from papertune.train.engines import open_engine
+    from papertune.train.model import choose_device, initial_adapter
+    from papertune.train.optimizer import Optimizer
 
     device = choose_device()
-    rank, alpha, dropout, targets = config.lora_rank, config.lora_alpha, config.lora_dropout, config.target_modules
-    try:
-        model = load_model(base.folder, device, rank=rank, alpha=alpha, dropout=dropout, targets=targets)
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise loop.out_of_memory(f"loading {base.name}") from error
-    engine: Engine = ReferenceEngine(model, device)
+    engine = open_engine(base, device, _lora(config))
     on_event(Notice(f"Training on {device.title}, with the {engine.name} engine."))
     optimizer = Optimizer(engine.parameters, half=device.dtype == torch.float16)
     state = LoopState()
@@ -98,13 +93,73 @@ def _train(config: TrainConfig, base: Base, run_id: dict[str, Any], start: Check
         place = checkpoint.write_checkpoint(config.output_dir, now, run_id, write_adapter, *optimizer.state())
         log.write("checkpoint", now.step, folder=place.name)
 
+    def save_best() -> None:
+        with checkpoint.folder_in_place_of(config.output_dir / BEST) as beside:
+            write_adapter(beside)
+
+    rest = Cooling(config.cooldown, config.max_gpu_temp, on_event).rest
     try:
-        loop.train(engine, optimizer, Stream(train_data, config.seed), held_out, schedule, state, log, save, on_event)
+        loop.train(engine, optimizer, Stream(train_data, config.seed), held_out, schedule, state, log, save, save_best, rest, on_event)
+        if config.patience is not None and state.stale:
+            best = adapter.open_adapter(config.output_dir / BEST)
+            on_event(Notice(f"The validation {state.stale} before the last was the best: its adapter is the final one."))
+            engine.load_adapter(best.tensors())
+            state.last_bits = best.provenance["bits_per_byte"]["after"]
         with checkpoint.folder_in_place_of(config.output_dir / FINAL) as beside:
             write_adapter(beside)
     finally:
         log.close()
     return _report(config, state=state)
+
+
+def _dry_run(config: TrainConfig, base: Base, on_event: OnEvent) -> Report:
+    """What training would need; nothing is written."""
+    train_data, _ = _read_data(config, base, on_event)
+    torch = _torch()
+    from papertune.device import gib
+    from papertune.train.estimate import estimate
+    from papertune.train.loop import out_of_memory
+    from papertune.train.model import choose_device
+
+    device, schedule = choose_device(), _schedule(config, len(train_data))
+    needed = estimate(base, device, _lora(config), train_data, schedule)
+    report = Report("train", next_command="papertune train")
+    report.states["estimated"] += 1
+    hours = needed.seconds / 3600
+    report.summary += [
+        ("Device", device.title),
+        ("Sequences", f"{len(train_data):,} of {train_data.tokens / len(train_data):,.0f} tokens on average"),
+        ("Steps", f"{schedule.steps(LoopState()):,} of {schedule.batch} sequences"),
+        ("Time", f"{hours:,.1f} hours" if hours >= 1 else f"{hours * 60:,.1f} minutes"),
+        ("Tokens a second", f"{needed.tokens_per_second:,.0f}"),
+    ]
+    if device.kind == "cuda":
+        free, total = torch.cuda.mem_get_info()
+        free += torch.cuda.memory_reserved()
+        report.summary.append(("GPU memory", f"{gib(needed.gpu)} of {gib(free)} free ({gib(total)} in all)"))
+        if needed.gpu > free:
+            on_event(Notice(str(out_of_memory(f"a step needs {gib(needed.gpu)}, {gib(free)} are free")), "warning"))
+    report.summary.append(("Memory", gib(needed.host)))
+    report.summary.append(("Disk", gib(needed.disk)))
+    return report
+
+
+def _torch() -> Any:
+    """torch, once it is sure that all of training's libraries import. Raises MissingLibrary."""
+    try:
+        import bitsandbytes  # noqa: F401
+        import peft  # noqa: F401
+        import torch
+        import transformers  # noqa: F401
+    except ImportError as error:
+        raise MissingLibrary(f"{error.name or error} is needed for training and does not import.", "Run: papertune doctor") from error
+    return torch
+
+
+def _lora(config: TrainConfig) -> Lora:
+    from papertune.train.engines import Lora
+
+    return Lora(config.lora_rank, config.lora_alpha, config.lora_dropout, config.target_modules)
 
 
 def _read_data(config: TrainConfig, base: Base, on_event: OnEvent) -> tuple[Sequences, Sequences]:
@@ -146,6 +201,7 @@ def _schedule(config: TrainConfig, sequences: int) -> Schedule:
         save_steps=config.save_steps,
         save_minutes=config.save_minutes,
         eval_steps=config.eval_steps,
+        patience=config.patience,
     )
 
 
@@ -164,6 +220,7 @@ def _run_of(config: TrainConfig, base: Base, data: Mapping[str, str]) -> dict[st
         "target_modules": sorted(config.target_modules),
         "max_steps": config.max_steps,
         "seed": config.seed,
+        "patience": config.patience and [config.patience, config.eval_steps],
         "code": CODE_VERSION,
     }
 
@@ -204,7 +261,7 @@ def _where_to_start(config: TrainConfig, run_id: dict[str, Any], on_event: OnEve
 def _set_aside(output: Path, step: int) -> Path | None:
     """Moves final and the checkpoints after ``step`` away; with step -1 the whole earlier run."""
     names = [name for name in [*checkpoint.checkpoints_after(output, step), FINAL] if (output / name).exists()]
-    return checkpoint.set_aside(output, [*names, EVENTS] if step < 0 and names else names)
+    return checkpoint.set_aside(output, [*names, BEST, EVENTS] if step < 0 and names else names)
 
 
 def _accept_batch_or_refuse(start: Checkpoint, run_id: Mapping[str, Any], on_event: OnEvent) -> None:
