@@ -34,7 +34,8 @@ class Family:
     ``architectures`` are the names in a ``config.json``. ``layer_tensors`` and ``whole_tensors`` map Hugging Face names to GGUF names, both
     without prefix and ``.weight``. ``permuted`` are the projections whose rows GGUF stores in another order: Hugging Face rotates the two
     halves of a head, llama.cpp neighbouring pairs. ``title`` and ``heading`` are the lines that open a paper and a section, with ``{}`` for
-    the words: the models are base models, and the light Markdown of the training text is their only prompt format.
+    the words, ``gap`` the line that says that text is missing: the models are base models, and the light Markdown of the training text is
+    their only prompt format.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Family:
     permuted: tuple[str, ...] = ("self_attn.q_proj", "self_attn.k_proj")
     title: str = "# {}"
     heading: str = "## {}"
+    gap: str = "…"
 
     def tensors(self, layers: int) -> Iterator[tuple[str, str]]:
         """(Hugging Face name, GGUF name) of every tensor of a model with so many layers; a tied model has no ``lm_head.weight``."""
@@ -54,6 +56,15 @@ class Family:
         for i in range(layers):
             for ours, theirs in self.layer_tensors:
                 yield f"model.layers.{i}.{ours}.weight", f"blk.{i}.{theirs}.weight"
+
+    def opening(self, title: str, headings: tuple[str, ...] = (), *, inside: bool = False) -> str:
+        """What stands before a section's text, "" for nothing: title, section, subsection …, each with a blank line after it. ``inside``: the
+        text does not begin where the section does."""
+        lines = [self.title.format(title)] if title else []
+        lines += ["#" * depth + self.heading.format(heading) for depth, heading in enumerate(headings)]
+        if inside:
+            lines.append(self.gap)
+        return "".join(line + "\n\n" for line in lines)
 
     def linear(self, projection: str) -> str:
         """Where a projection stands within a layer: ``q_proj`` → ``self_attn.q_proj``. Raises KeyError for an unknown one."""

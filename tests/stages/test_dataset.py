@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -200,6 +201,56 @@ def test_a_persons_own_wrapped_text_is_read(tmp_path: Path) -> None:
     prepare(folder, tmp_path)
     texts = [e.text for e in examples(tmp_path) + examples(tmp_path, "val.jsonl")]
     assert "Wind moves sand over the dune. It falls on the lee side.\n\nThe dune moves on." in texts
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_copy_under_another_name_cannot_reach_the_other_side(tmp_path: Path, seed: int) -> None:
+    folder = tmp_path / "text"
+    write_papers(folder, count=12, seed=seed)
+    draw = random.Random(seed)
+    for k in range(12):
+        text = (folder / f"paper-{k:02d}.txt").read_text()
+        (folder / f"copy-{k:02d}.txt").write_text("".join(draw.choice("abcdefg") if c.isalpha() and draw.random() < 0.01 else c for c in text))
+    prepare(folder, tmp_path, val_ratio=0.4, seed=seed)
+    train, val = ({e.paper[-2:] for e in examples(tmp_path, name)} for name in ("train.jsonl", "val.jsonl"))
+    assert not train & val
+    assert len(train | val) == 12
+    states = [item.get("state") for item in read_manifest(tmp_path / "dataset.json")[1].values()]
+    assert states.count("duplicate") == 12
+
+
+def test_papers_that_share_a_part_stay_on_one_side(tmp_path: Path) -> None:
+    folder = tmp_path / "text"
+    write_papers(folder, count=20, seed=5)
+    for k in range(0, 20, 2):
+        shared = (folder / f"paper-{k:02d}.txt").read_text().split("\n\n")[1:8]
+        with (folder / f"paper-{k + 1:02d}.txt").open("a") as file:
+            file.write("\n\n".join(edited + " And so on." for edited in shared))
+    prepare(folder, tmp_path, val_ratio=0.3)
+    train, val = ({int(e.paper[-2:]) // 2 for e in examples(tmp_path, name)} for name in ("train.jsonl", "val.jsonl"))
+    assert not train & val
+
+
+def test_what_is_left_out_is_counted_by_reason(tmp_path: Path) -> None:
+    folder = tmp_path / "text"
+    write_papers(folder, count=6, seed=6)
+    licence = "This is an open access article distributed under the terms of the Creative Commons Attribution License."
+    entry = "{}. Miller A, Jones B. Measuring small rivers. J Hydrol 2004, 151(4):24{}-251."
+    for k in range(6):
+        with (folder / f"paper-{k:02d}.txt").open("a") as file:
+            entries = "\n\n".join(entry.format(n, n) for n in range(1, 6))
+            file.write(f"\n\n{licence}\n\nThe authors have no interests to declare in this.\n\n## References\n\n{entries}\n")
+    german = "Die Proben wurden am Morgen genommen und kalt gehalten, bis sie verwendet wurden, wie es in diesem Fach üblich ist. " * 9
+    (folder / "deutsch.txt").write_text(german)
+    report = prepare(folder, tmp_path)
+    assert report.states == {"ok": 6, "language": 1}
+    whole = list(read_manifest(tmp_path / "dataset.json")[1].values())[-1]
+    assert {reason: paragraphs for reason, (paragraphs, _) in whole["dropped"].items()} == {"references": 36, "notice": 6, "boilerplate": 6}
+    assert not any("Miller" in e.text or "declare" in e.text for e in examples(tmp_path))
+    page, card = (tmp_path / "report.html").read_text(), (tmp_path / "dataset_card.md").read_text()
+    assert "reference lists" in page
+    assert "reference lists" in card
+    assert "http" not in page.replace("http-equiv", "")
 
 
 def test_every_paper_is_reported_as_it_is_finished(papers: Path, tmp_path: Path) -> None:

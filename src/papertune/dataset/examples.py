@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from papertune.dataset.chunks import cut
 from papertune.dataset.flow import Flow, flow_of
-from papertune.dataset.prompts import opening
 from papertune.dataset.read import Block, Paper
 from papertune.family import Family
 from papertune.records import Example
@@ -70,7 +69,7 @@ class _Prompts:
     def _make(self, path: tuple[str, ...], inside: bool) -> tuple[str, int]:
         choices = [(self._title, path), *(("", path[k:]) for k in range(len(path) + 1))]
         for title, headings in choices:
-            prompt = opening(self._family, title, headings, inside=inside)
+            prompt = self._family.opening(title, headings, inside=inside)
             cost = self._count(prompt) + 1 if prompt else 0  # the text's first word may cost more right after a line end
             if cost <= self._max * _PROMPT_SHARE:
                 return prompt, cost

@@ -16,6 +16,7 @@ from papertune.records import RUNNING, Document, markdown
 
 SUFFIXES = (".txt", ".md")
 SIDECAR = ".blocks.json"
+CARD = "dataset_card.md"  # this step's own
 
 Pages = tuple[int, int]
 
@@ -61,7 +62,8 @@ def find_papers(folder: Path, output_dir: Path) -> list[Path]:
     output = output_dir.resolve()
     within = folder.resolve() in output.parents
     found = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
-    kept = [path for path in found if not _hidden(path.relative_to(folder)) and not (within and output in path.resolve().parents)]
+    found = [path for path in found if not _hidden(path.relative_to(folder))]
+    kept = [path for path in found if not (within and output in path.resolve().parents) and path.resolve() != output / CARD]
     if not kept:
         raise NoInputFiles(f"--input-dir {folder} holds no .txt or .md file.", "Run extract_text.py first, or name the folder with your text files.")
     return sorted(kept, key=lambda path: path.relative_to(folder).as_posix())

@@ -22,20 +22,23 @@ from papertune.dataset.estimate import estimate
 from papertune.dataset.examples import Shape
 from papertune.dataset.filters import REASONS
 from papertune.dataset.making import Batch, make, shingles_of
-from papertune.dataset.read import find_papers, sidecar_of
+from papertune.dataset.read import CARD, find_papers, sidecar_of
+from papertune.dataset.report import Contents, card, page
 from papertune.dataset.split import sample, validation_groups
 from papertune.dataset.spread import spread
-from papertune.dataset.writing import Entry, Spool, Written
+from papertune.dataset.writing import Entry, Spool
 from papertune.device import cores, gpus
 from papertune.events import Notice, OnEvent, Report, Started, Unit, ignore
-from papertune.files import make_folder, sha256_of
+from papertune.files import make_folder, sha256_of, write_text, writing
 from papertune.manifest import Manifest, key_of, read_manifest
+from papertune.records import Example
 
-CODE_VERSION = 3
+CODE_VERSION = 4
 """Raised when this room would write something else for the same input."""
 
-TRAIN, VAL, MANIFEST = "train.jsonl", "val.jsonl", "dataset.json"
+TRAIN, VAL, MANIFEST, PAGE = "train.jsonl", "val.jsonl", "dataset.json", "report.html"
 _EXTRACTION = ".resume.json"
+_SAMPLES = 6  # examples shown in the report
 _EPOCHS = 2  # the default of training
 _BATCH = 1 << 20  # bytes of text handed to a process at a time
 _SMALL = 6 << 20  # bytes of text that one process makes faster than several would start
@@ -53,7 +56,7 @@ def run(config: PrepareConfig, *, on_event: OnEvent = ignore) -> Report:
     key = key_of(_content(files, config.input_dir), settings, CODE_VERSION)
     make_folder(config.output_dir)
     whole = _unchanged(config.output_dir, key)
-    report = Report("prepare", written=[config.output_dir / name for name in (TRAIN, VAL, MANIFEST)], next_command="papertune train")
+    report = Report("prepare", written=[config.output_dir / name for name in (TRAIN, VAL, MANIFEST, CARD, PAGE)], next_command="papertune train")
     if whole is None:
         whole = _prepare(config, files, key, settings, on_event)
         report.states.update(whole["states"])
@@ -73,28 +76,50 @@ def _prepare(config: PrepareConfig, files: list[Path], key: str, settings: dict[
         entries = spool.papers()
         kept = [k for k in range(len(entries)) if k not in choice.left_out and len(entries[k])]
         validation = _validation(entries, kept, choice, config, on_event)
-        train = spool.write(config.output_dir / TRAIN, _capped([entries[k] for k in kept if k not in validation], config))
-        val = spool.write(config.output_dir / VAL, ((entries[k], list(range(len(entries[k])))) for k in kept if k in validation))
-        copies = {copy.paper: copy for copy in choice.copies}
-        for k, entry in enumerate(entries):
-            state = choice.left_out.get(k) or ("val" if k in validation else "train" if len(entry) else "empty")
-            more = {"of": entries[copies[k].kept].name, "shared": copies[k].shared, "jaccard": copies[k].jaccard} if k in copies else {}
-            manifest.record(entry.name, source=entry.source, sha256=entry.sha256, state=state, chunks=len(entry), **more)
-        states = Counter("ok" if k in kept else choice.left_out.get(k, "empty") for k in range(len(entries)))
-        dropped: Counter[str] = Counter()
-        characters: Counter[str] = Counter()
-        for entry in entries:
-            dropped.update(entry.dropped)
-            characters.update(entry.characters)
-        manifest.record(
-            key,
-            states=states,
-            val_papers=len(validation),
-            language=choice.language,
-            dropped={reason: [dropped[reason], characters[reason]] for reason in REASONS if dropped[reason]},
-            files={written.path.name: _figures(written) for written in (train, val)},
+        with writing(config.output_dir / TRAIN) as train_file, writing(config.output_dir / VAL) as val_file:
+            train = spool.copy(_capped([entries[k] for k in kept if k not in validation], config), train_file)
+            val = spool.copy(((entries[k], list(range(len(entries[k])))) for k in kept if k in validation), val_file)
+        copies = {copy.paper: (entries[copy.kept].name, copy.shared, copy.jaccard) for copy in choice.copies}
+        states = {k: choice.left_out.get(k) or ("val" if k in validation else "train" if len(e) else "empty") for k, e in enumerate(entries)}
+        whole = {
+            "states": Counter("ok" if k in kept else state for k, state in states.items()),
+            "val_papers": len(validation),
+            "language": choice.language,
+            "dropped": _dropped(entries),
+            "files": {TRAIN: train.figures(), VAL: val.figures()},
+        }
+        contents = Contents(
+            papers=[(e.name, e.source, states[k], len(e)) for k, e in enumerate(entries)],
+            copies=[(entries[k].name, *copy) for k, copy in copies.items()],
+            whole=whole,
+            settings=settings,
+            lengths=train.tokens,
+            samples=_samples(spool, [entries[k] for k in kept]),
         )
-        return dict(manifest.items[key])
+        write_text(config.output_dir / CARD, card(contents))
+        write_text(config.output_dir / PAGE, page(contents))
+        for k, entry in enumerate(entries):
+            of = dict(zip(("of", "shared", "jaccard"), copies.get(k, ()), strict=False))
+            manifest.record(entry.name, source=entry.source, sha256=entry.sha256, state=states[k], chunks=len(entry), **of)
+        manifest.record(key, **whole)
+        return whole
+
+
+def _dropped(entries: list[Entry]) -> dict[str, tuple[int, int]]:
+    """Paragraphs and characters left out, by reason."""
+    paragraphs: Counter[str] = Counter()
+    characters: Counter[str] = Counter()
+    for entry in entries:
+        paragraphs.update(entry.dropped)
+        characters.update(entry.characters)
+    return {reason: (paragraphs[reason], characters[reason]) for reason in REASONS if paragraphs[reason]}
+
+
+def _samples(spool: Spool, entries: list[Entry]) -> list[Example]:
+    """One example each of some papers."""
+    some = entries[:: -(-len(entries) // _SAMPLES)]
+    lines = [(entry, list(spool.lines(entry))) for entry in some]
+    return [Example.from_dict(json.loads(of[(k + 1) * len(of) // (len(lines) + 1)]), entry.name) for k, (entry, of) in enumerate(lines)]
 
 
 def _make_all(config: PrepareConfig, files: list[Path], spool: Spool, on_event: OnEvent) -> None:
@@ -190,17 +215,13 @@ def _extraction(folder: Path) -> str:
 def _unchanged(folder: Path, key: str) -> dict[str, Any] | None:
     """What an earlier run recorded under this key, if its files are still as it wrote them."""
     item = read_manifest(folder / MANIFEST)[1].get(key)
-    if item is None:
+    if item is None or not all((folder / name).is_file() for name in (CARD, PAGE)):
         return None
     for name, figures in item["files"].items():
         path = folder / name
         if not path.is_file() or path.stat().st_size != figures["bytes"] or sha256_of(path) != figures["sha256"]:
             return None
     return item
-
-
-def _figures(written: Written) -> dict[str, Any]:
-    return {"sha256": written.sha256, "bytes": written.size, "examples": written.examples, "tokens": written.tokens}
 
 
 def _summarise(report: Report, whole: dict[str, Any], config: PrepareConfig) -> None:

@@ -10,22 +10,23 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import IO, Any
 
 from papertune.dataset.fingerprints import Hashes
 from papertune.dataset.making import Made
 from papertune.errors import from_os_error
-from papertune.files import writing
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A file that was written: its sum, lines and their tokens."""
+    """A file that was written: its sum, its bytes, and the tokens of each line."""
 
-    path: Path
     sha256: str
     size: int
-    examples: int
-    tokens: int
+    tokens: array[int]
+
+    def figures(self) -> dict[str, Any]:
+        return {"sha256": self.sha256, "bytes": self.size, "examples": len(self.tokens), "tokens": sum(self.tokens)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,20 +86,19 @@ class Spool:
         for length in entry.lengths:
             yield self._file.read(length)
 
-    def write(self, path: Path, chosen: Iterable[tuple[Entry, list[int]]]) -> Written:
-        """Writes the lines of these entries that have these places. Raises DiskFull or CannotWrite."""
+    def copy(self, chosen: Iterable[tuple[Entry, list[int]]], out: IO[bytes]) -> Written:
+        """Writes the lines of these entries that have these places."""
         digest = hashlib.sha256()
-        size = examples = tokens = 0
-        with writing(path) as out:
-            for entry, places in chosen:
-                lines = list(self.lines(entry))
-                picked = b"".join(lines[k] + b"\n" for k in places)
-                out.write(picked)
-                digest.update(picked)
-                size += len(picked)
-                examples += len(places)
-                tokens += sum(entry.tokens[k] for k in places)
-        return Written(path, digest.hexdigest(), size, examples, tokens)
+        size = 0
+        tokens = array("L")
+        for entry, places in chosen:
+            lines = list(self.lines(entry))
+            picked = b"".join(lines[k] + b"\n" for k in places)
+            out.write(picked)
+            digest.update(picked)
+            size += len(picked)
+            tokens.extend(entry.tokens[k] for k in places)
+        return Written(digest.hexdigest(), size, tokens)
 
     def __enter__(self) -> Spool:
         return self
