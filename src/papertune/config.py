@@ -157,6 +157,12 @@ class ExportConfig(Config):
     skip_merge: bool = setting(False, "Skip merging (already done)")
     skip_convert: bool = setting(False, "Skip GGUF conversion (already done)")
     keep_merged: bool = setting(False, "Also write the merged model, as large as the base, into --merged-dir; the GGUF does not need it")
+    val_file: Path = setting(Path("./dataset/val.jsonl"), "Validation text, for --imatrix auto and to verify the GGUF")
+    imatrix: str = setting("off", "Weigh columns by their use: off, auto (from the validation text), or a file of llama-imatrix")
+    verify: bool = setting(True, "Do not compare the GGUF with the model before it gets its name", flag="--no-verify")
+    lora_gguf: Path | None = setting(None, "Also write the adapter alone as GGUF, for llama.cpp's --lora")
+    create: bool = setting(False, "Make the model in Ollama over its HTTP API")
+    host: str = setting("", "Ollama's address for --create; empty: OLLAMA_HOST, or this machine")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -101,6 +101,10 @@ class BadGguf(InputError):
     id = "bad-gguf"
 
 
+class BadExport(InputError):
+    id = "bad-export"
+
+
 class UnsupportedModel(InputError):
     id = "unsupported-model"
 

@@ -6,7 +6,6 @@ being killed, or from a merged folder. Its metadata names what it was made from,
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,38 +15,42 @@ from typing import TYPE_CHECKING, Any
 from papertune.adapter import WEIGHTS, Adapter, open_adapter
 from papertune.base import Base, open_base, open_folder
 from papertune.config import ExportConfig
-from papertune.errors import BadAdapter, DiskFull, MissingLibrary
+from papertune.errors import BadAdapter, MissingLibrary
 from papertune.events import Notice, OnEvent, Report, Started, Unit, ignore
 from papertune.files import make_folder, sha256_of, write_text
 
 if TYPE_CHECKING:
     from papertune.export.gguf import Head
+    from papertune.export.imatrix import Importance
+    from papertune.export.modelfile import Modelfile
     from papertune.export.source import TensorSource
-    from papertune.export.stream import Job
 
 CODE_VERSION = 1
 """Raised when this room would write other bytes for the same input; it stands in the GGUF."""
 
-_SPARE = 64 << 20  # bytes to leave free on the disk
+_IMATRIX_TEXTS, _IMATRIX_LENGTH = 32, 512
 
 
 def run(config: ExportConfig, *, on_event: OnEvent = ignore) -> Report:
     """Exports, or finds that the same export stands.
 
-    Raises BadAdapter, BadModel, BadGguf, UnsupportedModel, ModelAccess, MissingLibrary, BadValue, Busy, DiskFull, CannotWrite.
+    Raises BadAdapter, BadModel, BadGguf, BadExport, UnsupportedModel, ModelAccess, MissingLibrary, BadValue, OllamaUnavailable, Busy, DiskFull,
+    CannotWrite.
     """
+    from papertune.export.gguf import read_head
     from papertune.export.modelfile import checked_name
 
     checked_name(config.ollama_name)
     report = Report("export", written=[config.gguf_path])
+    sha256 = ""
     if config.skip_convert:
-        from papertune.export.gguf import read_head
-
-        head = read_head(config.gguf_path)
         report.states["fresh"] = 1
     else:
-        head = _convert(config, report, on_event)
-    _write_modelfile(config, head, report)
+        sha256 = _convert(config, report, on_event)
+    modelfile = _modelfile(config, read_head(config.gguf_path))
+    _write_modelfile(config, modelfile, report)
+    if config.create:
+        _create(config, modelfile, sha256 or sha256_of(config.gguf_path), report, on_event)
     return report
 
 
@@ -60,9 +63,12 @@ class _Input:
     provenance: dict[str, str]
 
 
-def _convert(config: ExportConfig, report: Report, on_event: OnEvent) -> Head:
+def _convert(config: ExportConfig, report: Report, on_event: OnEvent) -> str:
+    """The GGUF's SHA-256, or an empty string where it stood already."""
     try:
+        from papertune.export.convert import Wanted, convert
         from papertune.export.source import TensorSource
+        from papertune.export.texts import sample_texts
     except ImportError as error:
         raise MissingLibrary(f"{error.name} is needed for the export and does not import.", f"Run: pip install {error.name}") from error
 
@@ -70,7 +76,15 @@ def _convert(config: ExportConfig, report: Report, on_event: OnEvent) -> Head:
     with TensorSource(given.base, given.adapter) as source:
         if given.adapter and _wants_merged(config):
             _merge(config, source, given, report, on_event)
-        return _write_gguf(config, source, given, report, on_event)
+        if given.adapter and config.lora_gguf:
+            from papertune.export.lora import write_lora
+
+            write_lora(config.lora_gguf, given.base, given.adapter, given.provenance)
+            report.written.append(config.lora_gguf)
+        importance, origin = _importance(config, source, given, on_event)
+        provenance = {**given.provenance, **origin, "code_version": str(CODE_VERSION)}
+        texts = sample_texts(config.val_file) if config.verify else None
+        return convert(source, Wanted(config.gguf_path, config.quant, config.ollama_name, provenance, importance, texts), report, on_event)
 
 
 def _wants_merged(config: ExportConfig) -> bool:
@@ -107,105 +121,53 @@ def _open(config: ExportConfig, on_event: OnEvent) -> _Input:
 def _data_hashes(provenance: Mapping[str, Any]) -> dict[str, str]:
     """The hashes of the training data, as the adapter records them."""
     run = provenance.get("run", {})
-    return {f"dataset.{name}.sha256": run[f"{name}_data"] for name in ("train", "val") if isinstance(run.get(f"{name}_data"), str)}
+    return {f"dataset.{key}": str(run[key]) for key in ("train", "val") if isinstance(run.get(key), str)}
 
 
 def _merge(config: ExportConfig, source: TensorSource, given: _Input, report: Report, on_event: OnEvent) -> None:
     """Writes the merged folder unless it stands already."""
+    from papertune.export.convert import need
     from papertune.export.merged import bytes_needed, read_provenance, write_merged
 
     if read_provenance(config.merged_dir) != given.provenance:
-        _need(config.merged_dir, bytes_needed(source), "the merged model")
+        need(config.merged_dir, bytes_needed(source), "the merged model")
         write_merged(source, config.merged_dir, given.provenance, on_event)
     report.written.insert(0, config.merged_dir)
 
 
-def _write_gguf(config: ExportConfig, source: TensorSource, given: _Input, report: Report, on_event: OnEvent) -> Head:
-    """The GGUF file under its final name, made now or standing already."""
-    from papertune.device import cores
-    from papertune.export.gguf import head_bytes, lay_out, read_head
-    from papertune.export.metadata import describe
-    from papertune.export.mix import MIXES
-    from papertune.export.part import Part
-    from papertune.export.quantize.kernels import compile_for
-    from papertune.export.stream import stream
-    from papertune.export.vocabulary import read_vocabulary
+def _importance(config: ExportConfig, source: TensorSource, given: _Input, on_event: OnEvent) -> tuple[Importance, dict[str, str]]:
+    """The importance matrix and what it was made from. With ``auto`` it is kept beside the GGUF, so that a run that was killed finds it."""
+    from papertune.export.imatrix import collect, read_imatrix, write_imatrix
+    from papertune.export.texts import sample_texts, sample_tokens
 
-    mix = MIXES[config.quant]
-    vocabulary = read_vocabulary(given.base.folder, given.base.config["vocab_size"])
-    provenance = {**given.provenance, "code_version": str(CODE_VERSION)}
-    metadata = describe(given.base, vocabulary, mix, name=config.ollama_name, provenance=provenance)
-    jobs = _plan(source, config.quant)
-    tensors = lay_out((job.info.name, job.info.shape, job.info.type) for job in jobs)
-    head = head_bytes(metadata, tensors)
-    size = len(head) + sum(-(-tensor.size // 32) * 32 for tensor in tensors)
-    if _stands(config.gguf_path, head, size):
-        report.fresh = True
-        report.states["fresh"] = 1
-        return read_head(config.gguf_path)
-    part = config.gguf_path.with_name(config.gguf_path.name + ".part")
-    _need(config.gguf_path, size - (part.stat().st_size if part.exists() else 0), "the GGUF file")
-    compiling = compile_for({tensor.type for tensor in tensors})
-    with Part(config.gguf_path, head, tensors, hashlib.sha256(head).hexdigest()) as out:
-        on_event(Started("Quantising", len(jobs), "tensors", out.done))
-        first = out.done
-        for job, data, last in stream(source, jobs[first:], cores(), {}):
-            out.write(data)
-            if last:
-                out.end_tensor()
-                on_event(Unit(out.done, jobs[first + job].info.name))
-        sha256 = out.sync()
-        out.publish()
-    report.states["ok"] = 1
-    report.summary += [("GGUF", f"{config.gguf_path}, {config.quant}, {size / 1e9:.2f} GB"), ("sha256", sha256)]
-    if compiling > 2:
-        report.summary.append(("Compiled the quantisers", f"{compiling:.0f} s, once"))
-    return read_head(config.gguf_path)
+    if config.imatrix == "off":
+        return {}, {}
+    path = Path(config.imatrix)
+    if config.imatrix == "auto":
+        texts = sample_texts(config.val_file)
+        tokens = sample_tokens(given.base, texts, count=_IMATRIX_TEXTS, length=_IMATRIX_LENGTH)
+        key = _key(given.provenance, tokens)
+        path = config.gguf_path.with_name(f"{config.gguf_path.stem}.{key}.imatrix.gguf")
+        if not path.exists():
+            on_event(Started("Weighing columns", None, "matrices"))
+            make_folder(path.parent)
+            write_imatrix(path, collect(source, tokens, _device()), str(config.val_file))
+    return read_imatrix(path, source), {"imatrix.sha256": sha256_of(path)}
 
 
-def _plan(source: TensorSource, quant: str) -> list[Job]:
-    """One job a tensor, in llama.cpp's order: by layer, then by name; what belongs to no layer comes first."""
-    from papertune.export.gguf import lay_out
-    from papertune.export.mix import MIXES, Shape, type_of
-    from papertune.export.stream import Job
-    from papertune.family import key_value_heads
+def _key(provenance: Mapping[str, str], tokens: list[list[int]]) -> str:
+    import hashlib
 
-    config = source.base.config
-    heads, shared = config["num_attention_heads"], key_value_heads(config)
-    layers = config["num_hidden_layers"]
-    model = Shape(layers, "lm_head.weight" not in source.names, False, layers == 80 and shared != heads)
-    paired = dict(zip(source.base.family.permuted, (heads, shared), strict=True))
-
-    def place(names: tuple[str, str]) -> tuple[int, str]:
-        return (int(names[1].split(".")[1]) if names[1].startswith("blk.") else -1, names[1])
-
-    ordered = sorted(source.names.items(), key=place)
-    infos = lay_out((theirs, source.shape(ours), type_of(MIXES[quant], theirs, source.shape(ours), model)) for ours, theirs in ordered)
-    return [
-        Job(ours, info, next((count for part, count in paired.items() if ours.endswith(f"{part}.weight")), 0))
-        for (ours, _), info in zip(ordered, infos, strict=True)
-    ]
+    return hashlib.sha256(repr((sorted(provenance.items()), tokens)).encode()).hexdigest()[:12]
 
 
-def _stands(path: Path, head: bytes, size: int) -> bool:
-    """Whether the file is there whole with exactly this head."""
-    try:
-        with path.open("rb") as file:
-            return path.stat().st_size == size and file.read(len(head)) == head
-    except OSError:
-        return False
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _need(path: Path, size: int, what: str) -> None:
-    """Raises DiskFull when ``size`` bytes do not fit where ``path`` will be."""
-    from papertune.device import disk_free, gib
-
-    free = disk_free(path)
-    if free < size + _SPARE:
-        raise DiskFull(f"{what[0].upper()}{what[1:]} at {path} needs {gib(size)}; {gib(free)} are free.", "Free some space or choose another disk.")
-
-
-def _write_modelfile(config: ExportConfig, head: Head, report: Report) -> None:
+def _modelfile(config: ExportConfig, head: Head) -> Modelfile:
     from papertune.export.modelfile import Modelfile, parameters
 
     metadata = head.metadata
@@ -215,11 +177,46 @@ def _write_modelfile(config: ExportConfig, head: Head, report: Report) -> None:
     stop = tokens[eos] if isinstance(tokens, list) and isinstance(eos, int) and eos < len(tokens) else b"</s>"
     assert isinstance(stop, bytes)
     settings = parameters(context if isinstance(context, int) else 2048, window if isinstance(window, int) else None, stop.decode())
+    return Modelfile(config.gguf_path.name, settings)
+
+
+def _write_modelfile(config: ExportConfig, modelfile: Modelfile, report: Report) -> None:
     path = config.gguf_path.parent / "Modelfile"
-    text = Modelfile(config.gguf_path.name, settings).text()
+    text = modelfile.text()
     make_folder(path.parent)
     if not path.exists() or path.read_text(encoding="utf-8", errors="replace") != text:
         write_text(path, text)
         report.fresh = False
     report.written.append(path)
     report.next_command = f"ollama create {config.ollama_name} -f {shlex.quote(str(path))}"
+
+
+def _create(config: ExportConfig, modelfile: Modelfile, sha256: str, report: Report, on_event: OnEvent) -> None:
+    """Makes the model in Ollama, so that nothing is left to type but ``ollama run``."""
+    from papertune.export.ollama import Ollama
+
+    ollama = Ollama(config.host, manual=report.next_command)
+    ollama.version()
+    size = config.gguf_path.stat().st_size
+    on_event(Started("Sending to Ollama", size >> 20, "MiB"))
+    told = 0
+
+    def progress(sent: int) -> None:
+        nonlocal told
+        if sent >> 20 > told:
+            told = sent >> 20
+            on_event(Unit(told))
+
+    ollama.upload(config.gguf_path, sha256, progress)
+    for _ in ollama.create(
+        config.ollama_name,
+        sha256,
+        config.gguf_path.name,
+        template=modelfile.template,
+        parameters=modelfile.parameters,
+        licence=modelfile.licence,
+    ):
+        pass
+    report.summary.append(("Ollama", f"made {config.ollama_name}"))
+    report.fresh = False
+    report.next_command = f"ollama run {config.ollama_name}"

@@ -1,0 +1,66 @@
+"""Is the GGUF the tuned model? It is loaded in llama.cpp and compared with the model that it was made from, on the user's own text.
+
+Three things can go wrong without an error: a vocabulary that splits text otherwise, tensors in the wrong place or order, and a quantisation
+that went astray. The first shows in the token numbers, the others in what the model thinks of the text, in bits a token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from papertune.errors import BadExport
+from papertune.export.check import load_gguf
+from papertune.export.forward import run_model
+from papertune.export.source import TensorSource
+from papertune.tokenizer import open_tokenizer
+
+WORST = 0.5  # bits a token that the GGUF may lose; 4-bit quantisation loses about 0.05, a wrong row order several
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """``bits`` are bits a token of the model in float32 and of the GGUF; ``agreement`` is how often both have the same likeliest token."""
+
+    tokens: int
+    model_bits: float
+    gguf_bits: float
+    agreement: float
+
+    def __str__(self) -> str:
+        return f"{self.gguf_bits:.3f} bits a token, the model {self.model_bits:.3f}; same next token {self.agreement:.1%} of {self.tokens}"
+
+
+def verify(gguf: Path, source: TensorSource, texts: Sequence[str], tokens: Sequence[Sequence[int]]) -> Verdict:
+    """Raises BadExport when the file does not say what the model says, BadGguf when it cannot be run, MissingLibrary."""
+    tokenizer = open_tokenizer(source.base.folder)
+    with load_gguf(gguf, max(map(len, tokens)) + 8) as loaded:
+        for text in texts:
+            if loaded.tokenize(text) != tokenizer.encode(text):
+                raise BadExport(f"{gguf} splits text into other tokens than the model does: {text[:40]!r}.", _REMEDY)
+        theirs = [loaded.logits(ids) for ids in tokens]
+    ours = run_model(source, tokens)
+    model_bits, gguf_bits = _bits(ours, tokens), _bits(theirs, tokens)
+    same = np.concatenate([a.argmax(axis=1) == b.argmax(axis=1) for a, b in zip(ours, theirs, strict=True)])
+    verdict = Verdict(same.size, model_bits, gguf_bits, float(same.mean()))
+    if not gguf_bits - model_bits < WORST:  # also when it is no number
+        raise BadExport(f"{gguf} does not write like the model it was made from: {verdict}.", _REMEDY)
+    return verdict
+
+
+_REMEDY = "The file was not given its final name. Please report this; --no-verify writes it all the same."
+
+
+def _bits(logits: Sequence[NDArray[np.float32]], tokens: Sequence[Sequence[int]]) -> float:
+    """Mean bits of each token after the first, given those before it."""
+    losses = []
+    for values, ids in zip(logits, tokens, strict=True):
+        wide = values[:-1].astype(np.float64)
+        top = wide.max(axis=1)
+        total = top + np.log(np.exp(wide - top[:, None]).sum(axis=1))
+        losses.append(total - wide[np.arange(len(ids) - 1), np.asarray(ids[1:])])
+    return float(np.concatenate(losses).mean() / np.log(2))
