@@ -1,0 +1,1 @@
+"""Long-form text by a tuned model."""

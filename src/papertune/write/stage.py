@@ -1,0 +1,189 @@
+"""A long article on a title: an outline, then section by section, each sentence into a Markdown file as it comes.
+
+The journal beside the file (``.NAME.md.resume.json``) holds the outline and every finished section. A run that was killed writes the file
+anew from it and goes on with the section it was at, which comes out as it would have: draws depend on the seed and the section alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+from papertune.base import open_base
+from papertune.config import WriteConfig
+from papertune.errors import BadValue, CannotWrite, SettingsChanged, from_os_error
+from papertune.events import Notice, OnEvent, Report, Started, Unit, ignore
+from papertune.files import make_folder, write_text
+from papertune.manifest import Manifest, read_manifest
+from papertune.sampling import Sampling
+from papertune.tokenizer import open_tokenizer
+from papertune.write.context import SENTENCE
+from papertune.write.guard import Guard
+from papertune.write.outline import USUAL, ask, clean, read_outline
+from papertune.write.section import Section
+from papertune.writers import Writer, open_writer
+
+_NO_EFFECT = ("output", "host", "timeout", "against", "text_dir", "threads", "outline")  # settings that do not change what is written
+_SHOWN = 5  # copies told of at the end
+
+
+def run(config: WriteConfig, *, on_event: OnEvent = ignore) -> Report:
+    """Raises BadValue, SettingsChanged, CannotWrite, DiskFull, Busy, OllamaUnavailable, BadGguf, MissingLibrary or OutOfMemory."""
+    if not config.title.strip():
+        raise BadValue("There is no title to write about.", 'Run: papertune write "A TITLE"')
+    output = config.output or Path(f"{_file_name(config.title)}.md")
+    given = clean(config.sections) or (read_outline(config.outline) if config.outline else ())
+    settings = _settings(config, given)
+    make_folder(output.parent)
+    with Manifest(_journal(output, settings), {"step": "write", "settings": settings}) as journal:
+        article = _Article(config, output, journal, on_event)
+        article.finish(given)
+    report = Report("write", written=[output], states=article.states, fresh=article.fresh)
+    report.summary = [("sections", str(len(article.sections))), ("words", f"{article.words:,}"), *_copies(config, article.text, on_event)]
+    report.next_command = f"papertune check {output}"
+    return report
+
+
+def _settings(config: WriteConfig, given: tuple[str, ...]) -> dict[str, Any]:
+    settings = {name: value for name, value in asdict(config).items() if name not in _NO_EFFECT}
+    if config.gguf:
+        settings["model"] = str(config.gguf.resolve())
+    settings["gguf"] = config.gguf is not None
+    settings["sections"] = list(given)
+    return settings
+
+
+def _journal(output: Path, settings: dict[str, Any]) -> Path:
+    """Where the journal is. Raises SettingsChanged or CannotWrite rather than write over another article or a file of the user's."""
+    path = output.with_name(f".{output.name}.resume.json")
+    header, _ = read_manifest(path)
+    if header and header.get("settings") != settings:
+        before = header.get("settings", {})
+        changed = ", ".join(sorted(key for key in settings if settings[key] != before.get(key)))
+        raise SettingsChanged(f"{output} was begun with another {changed}.", "Use the same settings to go on, or name another file with --output.")
+    if not header and output.exists():
+        raise CannotWrite(f"{output} exists and was not written by this command.", "Name another file with --output.")
+    return path
+
+
+class _Article:
+    """The article: finished sections from the journal, the others written now."""
+
+    def __init__(self, config: WriteConfig, output: Path, journal: Manifest, on_event: OnEvent) -> None:
+        self._config, self._output, self._journal, self._on_event = config, output, journal, on_event
+        self.sections: list[tuple[str, str]] = []
+        self.states: Counter[str] = Counter()
+        self.fresh = False
+
+    @property
+    def text(self) -> str:
+        return "".join([f"# {self._config.title}\n", *(f"\n## {heading}\n\n{text}\n" for heading, text in self.sections)])
+
+    @property
+    def words(self) -> int:
+        return sum(len(text.split()) for _, text in self.sections)
+
+    def finish(self, given: tuple[str, ...]) -> None:
+        headings = self._journal.items.get("outline", {}).get("headings")
+        if headings and all(_key(i) in self._journal.items for i in range(len(headings))):
+            self._resume(headings)
+            self.fresh = True
+            self.states["fresh"] = len(headings)
+            if not self._output.exists():
+                write_text(self._output, self.text)
+            return
+        config = self._config
+        say = lambda text: self._on_event(Notice(text, "warning"))  # noqa: E731
+        with open_writer(
+            gguf=config.gguf, model=config.model, host=config.host, context=config.context, timeout=config.timeout, threads=config.threads, say=say
+        ) as writer:
+            headings = headings or self._outline(given, writer)
+            self._resume(headings)
+            self._write(headings, writer)
+
+    def _outline(self, given: tuple[str, ...], writer: Writer) -> list[str]:
+        headings = given or ask(writer, self._config.title, Sampling(temperature=self._config.temperature, seed=self._config.seed))
+        if headings is None:
+            self._on_event(Notice("The model offers no usable outline; the usual sections of a paper are taken."))
+            headings = USUAL
+        self._journal.record("outline", headings=list(headings))
+        return list(headings)
+
+    def _resume(self, headings: list[str]) -> None:
+        """The sections that are finished, up to the first that is not."""
+        for i, heading in enumerate(headings):
+            item = self._journal.items.get(_key(i))
+            if item is None:
+                return
+            self.sections.append((heading, item["text"]))
+
+    def _write(self, headings: list[str], writer: Writer) -> None:
+        first = len(self.sections)
+        target = max(1, round(self._config.words / len(headings)))
+        guard = Guard()
+        for _, text in self.sections:
+            for sentence in SENTENCE.split(text):
+                guard.keep(sentence)
+        sampling = Sampling(temperature=self._config.temperature, seed=self._config.seed)
+        self._on_event(Started(f"Writing {self._output}", len(headings), "sections", first))
+        write_text(self._output, self.text)
+        with _appending(self._output) as file:
+            for i in range(first, len(headings)):
+                _put(file, f"\n## {headings[i]}\n\n")
+                section = Section(self._config.title, tuple(self.sections), headings[i], target, i, guard, lambda text: _put(file, text))
+                text = section.write(writer, sampling)
+                _put(file, "\n")
+                self._journal.record(_key(i), heading=headings[i], text=text, sha256=hashlib.sha256(text.encode()).hexdigest())
+                self.sections.append((headings[i], text))
+                self.states["ok" if text else "empty"] += 1
+                if section.troubles:
+                    self._on_event(Notice(f"{headings[i]}: sentences left out: {section.troubles}."))
+                self._on_event(Unit(i + 1, headings[i], {"words": str(self.words)}))
+        write_text(self._output, self.text)  # the same words, without spaces at the ends of sections
+        if first:
+            self.states["fresh"] = first
+
+
+def _key(section: int) -> str:
+    return f"section {section}"
+
+
+@contextmanager
+def _appending(path: Path) -> Iterator[IO[str]]:
+    try:
+        with path.open("a", encoding="utf-8", newline="\n") as file:
+            yield file
+    except OSError as error:
+        raise from_os_error(error, path) from error
+
+
+def _put(file: IO[str], text: str) -> None:
+    """Text into the file, at once visible to whoever reads it."""
+    file.write(text)
+    file.flush()
+
+
+def _copies(config: WriteConfig, text: str, on_event: OnEvent) -> list[tuple[str, str]]:
+    """The article compared with the training text, as summary lines."""
+    if not config.against.exists():
+        on_event(Notice(f"{config.against} is not here, so copies from the training papers were not looked for."))
+        return []
+    from papertune.training_text import LEAST_TOKENS, TrainingText
+
+    tokenizer = open_tokenizer(open_base("tiny").folder)  # Mistral's: sizes of copies are told in its tokens
+    comparison = TrainingText(config.against, config.text_dir).compare(text, lambda words: len(tokenizer.encode(words)))
+    lines = [("copied", f"{comparison.share:.1%} in {len(comparison.long)} copies of {LEAST_TOKENS} tokens or more; longest {comparison.longest}")]
+    return lines + [(f"  {found.tokens} tokens", f"{found.place}: “{' '.join(found.text.split())[:200]}”") for found in comparison.long[:_SHOWN]]
+
+
+def _file_name(title: str) -> str:
+    """The title as a file name: lower-case letters and digits with dashes between words."""
+    plain = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode().lower()
+    return "-".join(re.findall(r"[a-z0-9]+", plain))[:80].strip("-") or "article"
