@@ -1,4 +1,4 @@
-"""A backend that does what the file tells it to: ``%misbehave: segfault`` in a PDF. Without such a line it reads the file with pypdf.
+"""A backend that does what the file tells it to: ``%misbehave: segfault`` in a PDF. Without such a line it is the fast backend.
 
 ``kill-parent`` ends papertune itself, as a power cut or the system's out-of-memory killer would.
 """
@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from papertune.extract.backend import Backend, Options
-from papertune.extract.backends import pypdf
+from papertune.extract.backends import fast
 from papertune.records import Document
 from tests.crashers import misbehave
 from tests.hostile import paper
@@ -42,7 +42,7 @@ class Misbehaving:
 
 
 def open_backend(options: Options) -> Misbehaving:
-    return Misbehaving(pypdf.open_backend(options))
+    return Misbehaving(fast.open_backend(options))
 
 
 def bad_paper(how: str, seed: int) -> bytes:

@@ -46,11 +46,13 @@ class Reading:
 
     def read_all(self, jobs: list[Job]) -> None:
         """Files that were being read when papertune ended go first and one at a time: if one of them ends it again, only that one is blamed.
-        In each part, files for a backend that loads models go first; those it fails on join the others."""
+        In each part, files for a backend that loads models go first; those it fails on join the others. Large files go before small ones, so
+        that no worker is left alone with one at the end."""
         for job in jobs:
             if not job.chain:
                 self._end(job, _verdict(job), 0.0)
         suspects, others = [job for job in jobs if job.ends], [job for job in jobs if job.chain and not job.ends]
+        others.sort(key=lambda job: -job.file.size)
         for part, count in ((suspects, 1), (others, self.config.workers or cores())):
             heavy, light = [job for job in part if _loads_models(job)], [job for job in part if not _loads_models(job)]
             light += self._read(heavy, 1, self.config.timeout + LOADING, max(self.config.memory_limit, MODELS_MEMORY))

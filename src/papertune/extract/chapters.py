@@ -27,7 +27,7 @@ _BY_TYPE: dict[str, Kind] = {  # epub:type and role, https://www.w3.org/TR/epub-
 }  # fmt: skip
 _SILENT_TYPES = {"noteref", "doc-noteref", "pagebreak", "doc-pagebreak"}  # numbers in the midst of sentences
 _DECLARED = re.compile(rb"<\?xml[^>]{0,200}?encoding=[\"']([A-Za-z0-9._-]{1,40})[\"']")
-_DEEPEST = 2000  # open elements; more are not prose, and would only slow the reading
+_DEEPEST = 256  # open elements; more are not prose, and would only slow the reading
 
 
 def blocks_of_chapter(data: bytes, *, linear: bool) -> Iterator[Block]:
@@ -88,7 +88,7 @@ class _Reader(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         """Closes the element and what was left open in it; an end without a beginning says nothing."""
         tag = tag.rpartition(":")[2]
-        if not any(name == tag for name, _, _ in self._open):
+        if not any(name == tag for name, _, _ in reversed(self._open)):
             return
         while True:
             name, kind, silent = self._open[-1]
