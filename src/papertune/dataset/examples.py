@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from papertune.dataset.chunks import cut
-from papertune.dataset.flow import Flow, flow_of
+from papertune.dataset.flow import CLOSING, Flow, flow_of
 from papertune.dataset.read import Block, Paper
 from papertune.family import Family
 from papertune.records import Example
@@ -40,7 +40,7 @@ def examples_of(paper: Paper, blocks: list[Block], shape: Shape, count: Callable
             paper=paper.name,
             text=flow.text[start:end],
             prompt=prompt,
-            end=chunk.end,
+            end=chunk.end and flow.text[end - 1] in CLOSING,  # a section cut off in mid-sentence by a false heading has no true end
             source=paper.source,
             sha256=paper.sha256,
             pages=flow.pages(start, end),

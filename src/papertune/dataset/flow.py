@@ -15,7 +15,7 @@ from papertune.dataset.sentences import sentence_ends
 
 Path = tuple[str, ...]  # headings from the section down to the subsection
 _SHORT = 100  # characters of a line that may be a heading which extraction took for text
-_CLOSING = ".?!…;\"'”’)]0123456789"
+CLOSING = ".?!…;\"'”’)]0123456789"
 
 Piece = tuple[int, int, int]  # start, end, tokens
 
@@ -107,7 +107,7 @@ def flow_of(blocks: Iterable[Block], count: Callable[[str], int], longest: int, 
 
 def _leads(text: str, last: int) -> bool:
     """Whether a paragraph, whose last sentence begins at ``last``, ends as a heading or an announcement does."""
-    return text[-1] == ":" or (last == 0 and len(text) < _SHORT and text[-1] not in _CLOSING)
+    return text[-1] == ":" or (last == 0 and len(text) < _SHORT and text[-1] not in CLOSING)
 
 
 def _pieces(text: str, count: Callable[[str], int], longest: int, most_tokens: int) -> Iterator[Piece]:
