@@ -56,6 +56,7 @@ def quantize(weight: Tensor) -> NF4:
     rows, columns = weight.shape
     if weight.numel() % BLOCK:
         raise ValueError(f"{rows} x {columns} weights are no whole number of blocks of {BLOCK}")
+    weight = weight.float() if weight.dtype == torch.float64 else weight  # which bitsandbytes does not take
     codes, state = quantize_4bit(weight.contiguous(), blocksize=BLOCK, compress_statistics=True, quant_type="nf4")
     steps = state.state2.absmax.float()
     offsets = state.offset.float().reshape(1).expand_as(steps).contiguous()

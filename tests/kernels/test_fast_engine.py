@@ -1,0 +1,229 @@
+"""The fast engine against transformers and PEFT, in float32 on the CPU: the same loss and the same LoRA gradients, under every plan."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from papertune.base import Base, open_folder
+from papertune.config import SEVEN_PROJECTIONS
+from papertune.errors import BadModel
+from papertune.tokenizer import SENTENCEPIECE
+from papertune.train.batches import TokenSequence
+from papertune.train.fast.engine import FastEngine, Frozen, load_frozen
+from papertune.train.fast.flat import sizes
+from papertune.train.fast.plan import Plan
+from papertune.train.fast.shape import shape_of, unsupported
+from papertune.train.model import Device, initial_adapter, load_model
+from papertune.train.optimizer import Optimizer
+from papertune.train.reference import ReferenceEngine
+
+CPU = Device("cpu", torch.float32, "CPU")
+SCALE = 1 / 131  # of the loss
+
+MODELS: dict[str, dict[str, Any]] = {
+    "grouped keys": {},
+    "a key a head": {"num_key_value_heads": 4},
+    "one key for all": {"num_key_value_heads": 1},
+    "sliding window": {"sliding_window": 12},
+    "tied head": {"tie_word_embeddings": True},
+    "llama": {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "rope_theta": 500000.0},
+    "wide heads": {"head_dim": 32},
+}
+PLANS = {
+    "recompute": Plan(),
+    "keep": Plan(keep=3),
+    "offload": Plan(keep=1, offload=1),
+    "in parts": Plan(mlp_rows=16, loss_rows=7),
+    "long": Plan(park_inputs=True, head_groups=2, mlp_rows=50, host_embedding=True),
+}
+
+
+def make_model(folder: Path, **changed: Any) -> Base:
+    """Random weights, three layers; nothing in it is a multiple of its neighbour."""
+    config = {
+        "architectures": ["MistralForCausalLM"], "model_type": "mistral", "hidden_act": "silu", "hidden_size": 64, "intermediate_size": 192,
+        "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 301, "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0, "sliding_window": None, "tie_word_embeddings": False, "max_position_embeddings": 512, "torch_dtype": "bfloat16",
+        "bos_token_id": 1, "eos_token_id": 2, **changed,
+    }  # fmt: skip
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / SENTENCEPIECE).write_bytes(b"")
+    base_shape = {"model.embed_tokens": (301, 64), "model.norm": (64,), "lm_head": (301, 64)}
+    random = torch.Generator().manual_seed(1)
+    if config["tie_word_embeddings"]:
+        del base_shape["lm_head"]
+    save_file({}, folder / "model.safetensors")
+    base = open_folder(folder, "random")
+    for i in range(3):
+        at = f"model.layers.{i}"
+        base_shape |= {f"{at}.{base.family.linear(name)}": size for name, size in sizes(shape_of(base)).items()}
+        base_shape |= {f"{at}.input_layernorm": (64,), f"{at}.post_attention_layernorm": (64,)}
+    tensors = {
+        f"{name}.weight": (torch.randn(size, generator=random) * (0.3 if len(size) == 2 else 0.1) + (len(size) == 1)).bfloat16()
+        for name, size in base_shape.items()
+    }
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return open_folder(folder, "random")
+
+
+_frozen: dict[tuple[Path, Device], Frozen] = {}  # read once a model
+
+
+def batch() -> list[TokenSequence]:
+    random = np.random.default_rng(2)
+    return [TokenSequence(random.integers(3, 301, n).astype(np.int32), start, n) for n, start in ((40, 1), (17, 5), (64, 1), (9, 8))]
+
+
+def adapter_for(engine: Any, seed: int = 3) -> dict[str, np.ndarray]:
+    """LoRA weights of which none is zero."""
+    random = np.random.default_rng(seed)
+    initial = initial_adapter({name: tuple(p.shape) for name, p in engine.parameters.items()}, seed)
+    return {name: value + random.standard_normal(value.shape).astype(np.float32) * 0.05 for name, value in initial.items()}
+
+
+def fast_engine(base: Base, plan: Plan | None = None, *, device: Device = CPU, rank: int = 8, dropout: float = 0.0, **other: Any) -> FastEngine:
+    other = {"targets": SEVEN_PROJECTIONS, **other}
+    key = (base.folder, device)
+    if key not in _frozen:
+        _frozen[key] = load_frozen(base, device)
+    engine = FastEngine(base, _frozen[key], device, rank=rank, alpha=16, dropout=dropout, plan=plan or Plan(), **other)
+    engine.load_adapter(adapter_for(engine))
+    return engine
+
+
+def reference_engine(base: Base, *, rank: int = 8, targets: tuple[str, ...] = SEVEN_PROJECTIONS) -> ReferenceEngine:
+    engine = ReferenceEngine(load_model(base.folder, CPU, rank=rank, alpha=16, dropout=0.0, targets=targets), CPU)
+    engine.load_adapter(adapter_for(engine))
+    return engine
+
+
+def assert_same_gradients(ours: Any, theirs: Any, tolerance: float = 1e-4) -> None:
+    """Each LoRA matrix's gradient, relative to its size. The distance is about 2e-6."""
+    assert list(ours.parameters) == list(theirs.parameters)
+    for name, parameter in theirs.parameters.items():
+        mine = ours.parameters[name].grad
+        assert mine.shape == parameter.grad.shape
+        assert float((mine - parameter.grad).norm()) <= tolerance * float(parameter.grad.norm()), name
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Base:
+    return make_model(tmp_path_factory.mktemp("model") / "model")
+
+
+@pytest.fixture(scope="module")
+def exact(model: Base) -> ReferenceEngine:
+    """After one micro-batch."""
+    engine = reference_engine(model)
+    engine.accumulate(batch(), SCALE, 0)
+    return engine
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_loss_and_gradients_are_those_of_transformers_and_peft(name: str, tmp_path: Path) -> None:
+    base = make_model(tmp_path / "model", **MODELS[name])
+    ours, theirs = fast_engine(base), reference_engine(base)
+    loss, wanted = ours.accumulate(batch(), SCALE, 0), theirs.accumulate(batch(), SCALE, 0)
+    torch.testing.assert_close(loss, wanted, rtol=1e-5, atol=0)
+    assert_same_gradients(ours, theirs)
+    torch.testing.assert_close(ours.measure(batch()), theirs.measure(batch()), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_every_plan_gives_the_same_gradients(name: str, model: Base, exact: ReferenceEngine) -> None:
+    engine = fast_engine(model, PLANS[name])
+    engine.accumulate(batch(), SCALE, 0)
+    assert_same_gradients(engine, exact)
+
+
+def test_sequences_one_by_one_give_the_gradients_of_all_packed(model: Base, exact: ReferenceEngine) -> None:
+    engine = fast_engine(model)
+    losses = [engine.accumulate([item], SCALE, 0) for item in batch()]
+    torch.testing.assert_close(sum(losses), exact.measure(batch()), rtol=1e-5, atol=0)
+    assert_same_gradients(engine, exact)
+
+
+@pytest.mark.parametrize(("targets", "rank"), [(("q_proj", "v_proj"), 4), (("down_proj",), 3), (("k_proj", "o_proj", "up_proj"), 5)])
+def test_some_projections_at_odd_ranks(targets: tuple[str, ...], rank: int, model: Base) -> None:
+    ours, theirs = fast_engine(model, targets=targets, rank=rank), reference_engine(model, targets=targets, rank=rank)
+    ours.accumulate(batch(), SCALE, 0)
+    theirs.accumulate(batch(), SCALE, 0)
+    assert_same_gradients(ours, theirs)
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_with_dropout_the_gradient_is_the_slope_of_the_loss(name: str, model: Base) -> None:
+    """In float64, along a random direction: (loss(w + e·d) − loss(w − e·d)) / 2e = gradient · d."""
+    engine = fast_engine(model, PLANS[name], device=Device("cpu", torch.float64, "CPU"), dropout=0.3)
+    engine.accumulate(batch(), SCALE, seed=5)
+    flat, step = engine.lora.parameter, 2**-15
+    gradient = engine.lora.gradient.double()
+    noise = torch.randn(flat.shape, generator=torch.Generator().manual_seed(0))
+    direction = (gradient.float() / gradient.float().square().mean().sqrt() + noise).sign()  # random, but not at right angles to the gradient
+    around = []
+    for side in (step, -step):
+        with torch.no_grad():
+            flat.add_(direction * side)
+        for parameter in engine.parameters.values():
+            parameter.grad = None
+        around.append(float(engine.accumulate(batch(), SCALE, seed=5)))
+        with torch.no_grad():
+            flat.sub_(direction * side)
+    slope = (around[0] - around[1]) / (2 * step) * SCALE
+    assert slope == pytest.approx(float(gradient @ direction.double()), rel=1e-3)
+
+
+def test_dropout_is_a_function_of_the_seed_and_absent_from_measuring(model: Base) -> None:
+    engine = fast_engine(model, dropout=0.3)
+    losses = [float(engine.accumulate(batch(), SCALE, seed)) for seed in (7, 7, 8)]
+    assert losses[0] == losses[1] != losses[2]
+    assert float(engine.measure(batch())) == pytest.approx(float(fast_engine(model).measure(batch())), rel=1e-6)
+
+
+def test_ten_steps_follow_the_reference(model: Base) -> None:
+    engines = (fast_engine(model, Plan(keep=1)), reference_engine(model))
+    traces = []
+    for engine in engines:
+        optimizer = Optimizer(engine.parameters, half=False)
+        trace = []
+        for _ in range(10):
+            trace.append(float(engine.accumulate(batch(), SCALE, 0)) * SCALE)
+            optimizer.clip()
+            optimizer.step(5e-3)
+        traces.append(trace)
+    assert traces[0][-1] < traces[0][0] - 0.5
+    assert traces[0] == pytest.approx(traces[1], rel=2e-3)
+    last = engines[0].adapter()
+    engines[1].load_adapter(last)
+    assert float(engines[0].measure(batch())) == pytest.approx(float(engines[1].measure(batch())), rel=1e-5)
+
+
+def test_gradients_start_at_zero_after_the_optimiser_dropped_them(model: Base, exact: ReferenceEngine) -> None:
+    engine = fast_engine(model)
+    engine.accumulate(batch()[:2], SCALE, 0)
+    for parameter in engine.parameters.values():
+        parameter.grad = None
+    engine.accumulate(batch(), SCALE, 0)
+    assert_same_gradients(engine, exact)
+
+
+def test_unsupported_models_are_told_apart(tmp_path: Path) -> None:
+    assert unsupported(make_model(tmp_path / "plain")) == ""
+    scaled = {"rope_type": "llama3", "factor": 8.0, "rope_theta": 500000.0}
+    assert "scaled" in unsupported(make_model(tmp_path / "scaled", rope_scaling=scaled))
+    assert "heads are 12 wide" in unsupported(make_model(tmp_path / "odd", head_dim=12))
+
+
+def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
+    other = make_model(tmp_path / "other")
+    save_file({"model.norm.weight": torch.ones(64)}, other.weight_files[0])
+    with pytest.raises(BadModel, match=r"model\.embed_tokens\.weight"):
+        load_frozen(other, CPU)

@@ -1,0 +1,148 @@
+"""The ops' meaning: forward passes against torch's own, backward passes against autograd, in float64; NF4 against bitsandbytes, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as nn
+from torch import Tensor
+
+from papertune.kernels import nf4, ops, reference
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def double(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64)
+
+
+def gradients(function: Callable[..., Tensor], inputs: list[Tensor], dy: Tensor) -> tuple[Tensor, ...]:
+    leaves = [x.clone().requires_grad_() for x in inputs]
+    return torch.autograd.grad(function(*leaves), leaves, dy)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("rows", "columns"), [(64, 256), (3, 64), (130, 192), (16, 32)])
+def test_dequantised_bits_are_those_of_bitsandbytes(rows: int, columns: int, dtype: torch.dtype) -> None:
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+    weight = (torch.randn(rows, columns) * 0.05).to(dtype)
+    out = torch.empty(rows, columns + 8, dtype=dtype)[:, :columns]
+    ops.dequantize(nf4.quantize(weight), out)
+    assert torch.equal(out, dequantize_4bit(*quantize_4bit(weight, blocksize=64, compress_statistics=True, quant_type="nf4")))
+
+
+def test_stacked_matrices_are_the_matrices_one_under_another() -> None:
+    parts = [nf4.quantize(torch.randn(rows, 256)) for rows in (128, 64, 64)]
+    (stacked,) = nf4.stack(parts)
+    together, apart = torch.empty(256, 256), [torch.empty(part.rows, 256) for part in parts]
+    ops.dequantize(stacked, together)
+    for part, out in zip(parts, apart, strict=True):
+        ops.dequantize(part, out)
+    assert torch.equal(together, torch.cat(apart))
+
+
+def test_matrices_that_share_a_step_of_scales_are_not_stacked() -> None:
+    assert len(nf4.stack([nf4.quantize(torch.randn(5, 64)), nf4.quantize(torch.randn(7, 64))])) == 2
+
+
+def test_weights_that_fill_no_whole_blocks_are_refused() -> None:
+    with pytest.raises(ValueError, match="3 x 33"):
+        nf4.quantize(torch.randn(3, 33))
+
+
+def test_rms_norm() -> None:
+    z, weight, dy, total = double(5, 12), double(12), double(5, 12), double(5, 12)
+    out = torch.empty_like(z)
+    same, r = reference.rms_norm(z, weight, 1e-5, out, None)
+    assert same is z
+    torch.testing.assert_close(out, nn.rms_norm(z, (12,), weight, 1e-5))
+    (wanted,) = gradients(lambda x: nn.rms_norm(x, (12,), weight, 1e-5), [z], dy)
+    before = total.clone()
+    reference.rms_norm_backward(dy, z, weight, r, total)
+    torch.testing.assert_close(total - before, wanted)
+
+
+def test_swiglu() -> None:
+    gate_up, dy, out = double(5, 24), double(5, 12), torch.empty(5, 12, dtype=torch.float64)
+
+    def exact(x: Tensor) -> Tensor:
+        return nn.silu(x[:, :12]) * x[:, 12:]
+
+    reference.swiglu(gate_up, out)
+    torch.testing.assert_close(out, exact(gate_up))
+    (wanted,) = gradients(exact, [gate_up], dy)
+    reference.swiglu_backward(dy, gate_up)
+    torch.testing.assert_close(gate_up, wanted)
+
+
+def test_rope_turns_pairs_by_their_angle_and_back() -> None:
+    x, angle = double(5, 3 * 8 + 2), double(5, 4)
+    before = x.clone()
+    ops.rope_(x, angle.cos(), angle.sin(), 2)
+    head = torch.complex(before[:, 8:12], before[:, 12:16]) * torch.exp(1j * angle)
+    torch.testing.assert_close(x[:, 8:16], torch.cat((head.real, head.imag), dim=1))
+    assert torch.equal(x[:, 16:], before[:, 16:])
+    ops.rope_(x, angle.cos(), angle.sin(), 2, backward=True)
+    torch.testing.assert_close(x, before)
+
+
+def test_cross_entropy() -> None:
+    logits, targets = double(6, 11), torch.tensor([0, 10, 3, ops.IGNORED, 3, 7])
+
+    def exact(x: Tensor) -> Tensor:
+        return nn.cross_entropy(x, targets, reduction="none")
+
+    losses, (wanted,) = exact(logits), gradients(lambda x: exact(x).sum() * 0.3, [logits], torch.tensor(1.0, dtype=torch.float64))
+    torch.testing.assert_close(ops.cross_entropy_(logits, targets, 0.3), losses)
+    torch.testing.assert_close(logits, wanted)
+
+
+@pytest.mark.parametrize("window", [0, 4])
+def test_attention_is_that_of_each_document_alone(window: int) -> None:
+    lengths = [7, 1, 10]
+    starts = torch.tensor([0, 7, 8, 18], dtype=torch.int32)
+    q, k, v, do = double(18, 4, 8), double(18, 2, 8), double(18, 2, 8), double(18, 4, 8)
+
+    def exact(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        outs = []
+        for first, length in zip(starts.tolist(), lengths, strict=False):
+            back = torch.arange(length)[:, None] - torch.arange(length)
+            seen = (back >= 0) & (back < (window or length))
+            part = (t[first : first + length].transpose(0, 1) for t in (q, k, v))
+            outs.append(nn.scaled_dot_product_attention(*part, attn_mask=seen, enable_gqa=True).transpose(0, 1))
+        return torch.cat(outs)
+
+    out, state = ops.attention(q, k, v, starts, max(lengths), window)
+    torch.testing.assert_close(out, exact(q, k, v))
+    ours = ops.attention_backward(do, q, k, v, out, state, starts, max(lengths), window)
+    for mine, theirs in zip(ours, gradients(exact, [q, k, v], do), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_dropout_is_fair_and_belongs_to_token_salt_and_column() -> None:
+    x, keys = torch.ones(200, 300), torch.randint(-(2**31), 2**31, (200,)).int()
+    dropped = ops.dropout(x, keys, 7, 0.1)
+    torch.testing.assert_close(dropped.unique(), torch.tensor([0.0, 1 / 0.9]))
+    shares = [(dropped == 0).float().mean(dim) for dim in (0, 1)]
+    assert all(float(share.min()) > 0.02 and float(share.max()) < 0.22 for share in shares)
+    assert abs(float((dropped == 0).float().mean()) - 0.1) < 0.005
+    assert torch.equal(ops.dropout(x[5:9], keys[5:9], 7, 0.1), dropped[5:9])
+    both = (dropped == 0) & (ops.dropout(x, keys, 8, 0.1) == 0)
+    assert abs(float(both.float().mean()) - 0.01) < 0.003  # another salt, an independent mask
+
+
+def test_accumulate_adds_a_product() -> None:
+    total, a, b = torch.randn(3, 4), double(3, 5), double(5, 4)
+    wanted = total + (0.5 * a @ b).float()
+    ops.accumulate_(total, a, b, 0.5)
+    torch.testing.assert_close(total, wanted)
+
+
+def test_a_cpu_has_no_fast_kernels() -> None:
+    assert ops.unavailable(torch.device("cpu")) == "there is no CUDA GPU"
