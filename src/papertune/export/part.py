@@ -34,17 +34,21 @@ class Part:
         self._digest = hashlib.sha256()
         try:
             self._file = open(self.part, "r+b" if self.part.exists() else "w+b", buffering=0)  # noqa: SIM115 - closed in __exit__
+        except OSError as error:
+            self._journal.close()
+            raise from_os_error(error, self.part) from error
+        try:
             self.done = self._recover(head)
             if not self.done:
                 self._file.truncate(0)
                 self._file.seek(0)
                 self._digest = hashlib.sha256()
                 self.write(head)
-        except OSError as error:
+        except BaseException as error:
+            self._file.close()
             self._journal.close()
-            raise from_os_error(error, self.part) from error
-        except BaseException:
-            self._journal.close()
+            if isinstance(error, OSError):
+                raise from_os_error(error, self.part) from error
             raise
 
     def write(self, data: bytes | memoryview) -> None:
