@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -153,7 +154,7 @@ class FastEngine:
             left = _Left(self.plan.fate(i, len(self._layers)))
             if left.fate is Fate.RECOMPUTE:
                 if self.plan.park_inputs:
-                    left.parked["x"] = host.park(f"{i}.x", x)
+                    left.x_parked = host.park(f"{i}.x", x)
                 else:
                     left.x = x
                 x, _ = layer.forward(x, packed, self.plan, Save.NOTHING)
@@ -174,23 +175,26 @@ class FastEngine:
             self._host.wait()
             if saved:
                 self._host.call(saved[-1].arrivals())
-            dx = layer.backward(dx, self._restored(left, layer, packed), packed, self.plan)
+            restored, parked = self._restored(left, layer, packed), left.x_parked
+            bring = None if parked is None else partial(self._host.bring, parked)
+            dx = layer.backward(dx, restored, packed, self.plan, bring)
 
     def _restored(self, left: _Left, layer: Layer, packed: Packed) -> Saved:
-        """All that a layer's backward pass reads, brought back or made again."""
-        back = {name: parked.device for name, parked in left.parked.items()}
-        left.parked.clear()
+        """All that a layer's backward pass reads, brought back or made again; without x where that is parked."""
         if left.fate is Fate.RECOMPUTE:
-            x = left.x if left.x is not None else back["x"]
+            x = left.x if left.x_parked is None else self._host.bring(left.x_parked)
             left.x = None
             assert x is not None
             _, saved = layer.forward(x, packed, self.plan, Save.ALL)
-        else:
-            saved = left.saved
-            for name, tensor in back.items():
-                setattr(saved, name, tensor)
-        assert saved is not None
-        return saved
+            assert saved is not None
+            if left.x_parked is not None:
+                saved.x = None
+            return saved
+        assert left.saved is not None
+        for name, parked in left.parked.items():
+            setattr(left.saved, name, parked.device)
+        left.parked.clear()
+        return left.saved
 
     def _loss(self, x: Tensor, packed: Packed, scale: float) -> tuple[Tensor, Tensor]:
         """The summed loss, and the gradient of scale × it in ``x`` (T, H). Only positions that predict have logits, some at a time."""
@@ -214,13 +218,14 @@ class FastEngine:
 
 
 class _Left:
-    """What the forward pass leaves of one layer: its input, or what it saved, or those parts of either that are in host memory."""
+    """What the forward pass leaves of one layer: its input, or what it saved; ``parked`` are the parts of that in host memory."""
 
-    __slots__ = ("fate", "parked", "saved", "x")
+    __slots__ = ("fate", "parked", "saved", "x", "x_parked")
 
     def __init__(self, fate: Fate) -> None:
         self.fate = fate
         self.x: Tensor | None = None
+        self.x_parked: Parked | None = None
         self.saved: Saved | None = None
         self.parked: dict[str, Parked] = {}
 

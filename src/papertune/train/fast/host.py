@@ -81,6 +81,16 @@ class Host:
                 assert one.device is not None
                 one.device.copy_(one.host, non_blocking=True)
 
+    def bring(self, parked: Parked) -> Tensor:
+        """Brings one back at once. It stays parked too: what is returned is the only copy on the device."""
+        self.call([parked])
+        self.wait()
+        tensor = parked.device
+        assert tensor is not None
+        if self._stream is not None:
+            parked.device = None
+        return tensor
+
     def wait(self) -> None:
         """What was called back may be used from here on."""
         if self._stream is not None:

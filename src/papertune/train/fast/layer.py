@@ -10,6 +10,7 @@ backward pass has read is taken out of ``Saved``, and gradients are written over
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -106,7 +107,8 @@ class Layer:
             del half
         else:
             saved = Saved(x, half.qkv, half.joined.x, h, half.state, half.r1, r2, u_qkv, u_out, n1=half.n1.x, n2=n2.x, weights=weights)
-            if plan.mlp_rows:
+            if plan.mlp_rows:  # memory is short: the first norm is cheap to make again
+                saved.u_qkv, saved.n1 = u_qkv.clone(), None
                 return x.new_empty(0), saved
         saved.gate_up = self._project(self._gate_up, n2, dropout, kept)
         activated = self._down.input(len(x))
@@ -119,8 +121,11 @@ class Layer:
         saved.u_gate_up, saved.u_down, saved.activated = n2.u, activated.u, activated.x
         return x.new_empty(0), saved
 
-    def backward(self, dy: Tensor, saved: Saved, batch: Packed, plan: Plan) -> Tensor:
-        """dx (T, H), written over ``dy``. Adds to the gradients of the LoRA weights and uses ``saved`` up."""
+    def backward(self, dy: Tensor, saved: Saved, batch: Packed, plan: Plan, bring_x: Callable[[], Tensor] | None = None) -> Tensor:
+        """dx (T, H), written over ``dy``. Adds to the gradients of the LoRA weights and uses ``saved`` up.
+
+        ``bring_x`` fetches x after the backward pass of attention, which needs memory most; without it x is in ``saved``.
+        """
         dropout = Dropout(batch.keys, self._share)
         weights = saved.weights
         if saved.gate_up is None:
@@ -134,7 +139,7 @@ class Layer:
         d_qkv = self._attention_backward(d_heads, saved.take("qkv"), attended, saved.state, batch, plan.head_groups)
         del d_heads, attended
         ops.rope_(d_qkv, batch.cos, batch.sin, self._shape.heads + self._shape.kv_heads, backward=True)
-        x = saved.take("x")
+        x = saved.take("x") if bring_x is None else bring_x()
         n1 = self._again(saved.n1, x, self._norm1)
         saved.n1 = None
         dn = self._qkv.backward(d_qkv, n1, saved.u_qkv, weights.pop() if weights else self._qkv.weights(), dropout)
