@@ -83,6 +83,7 @@ class ExtractConfig(Config):
     workers: int = setting(0, "Files read at the same time; 0: one a core", least=0)
     timeout: float = setting(120.0, "Seconds a file may take before the next fallback is tried", above=0)
     memory_limit: int = setting(2048, "MiB of memory a file may take before the next fallback is tried", least=256)
+    ocr: str = setting("auto", "Scans: auto recognises text where a PDF has none, force everywhere", choices=("auto", "off", "force"))
     docling_models: Path | None = setting(None, "Folder with Docling's weights, if not where docling-tools puts them")
     retry: tuple[str, ...] | None = setting(None, "States of files to read once more, such as limit_time,damaged")
 
@@ -160,6 +161,7 @@ class ExportConfig(Config):
     val_file: Path = setting(Path("./dataset/val.jsonl"), "Validation text, for --imatrix auto and to verify the GGUF")
     imatrix: str = setting("off", "Weigh columns by their use: off, auto (from the validation text), or a file of llama-imatrix")
     verify: bool = setting(True, "Do not compare the GGUF with the model before it gets its name", flag="--no-verify")
+    merge_base: str = setting("bf16", "What the adapter is added to: the base's own weights, or as training rounded them", choices=("bf16", "nf4"))
     lora_gguf: Path | None = setting(None, "Also write the adapter alone as GGUF, for llama.cpp's --lora")
     create: bool = setting(False, "Make the model in Ollama over its HTTP API")
     host: str = setting("", "Ollama's address for --create; empty: OLLAMA_HOST, or this machine")

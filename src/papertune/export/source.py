@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from types import TracebackType
 from typing import Any
 
@@ -13,21 +14,25 @@ from papertune.adapter import Adapter
 from papertune.base import Base
 from papertune.errors import BadAdapter, BadModel, UnsupportedModel
 from papertune.export.merge import merged_rows, widen
+from papertune.export.nf4 import through_nf4
 from papertune.export.weights import DTYPES, Weights
 from papertune.family import head_size, key_value_heads
 
 Order = NDArray[np.int64]
+_NOTHING: NDArray[Any] = np.empty(0)
 
 
 class TensorSource:
     """The tuned model's tensors by their Hugging Face names; a context manager; safe to read from many threads.
 
-    With ``adapter`` None the base is taken as it is (a merged folder). Raises BadModel when a tensor is missing or misshapen,
+    With ``adapter`` None the base is taken as it is (a merged folder). With ``nf4`` the adapted matrices are first rounded as in training
+    (``nf4``). Raises BadModel when a tensor is missing or misshapen,
     BadAdapter when the adapter does not fit the model, UnsupportedModel for tensors that GGUF's table does not name.
     """
 
-    def __init__(self, base: Base, adapter: Adapter | None) -> None:
+    def __init__(self, base: Base, adapter: Adapter | None, *, nf4: bool = False) -> None:
         self.base = base
+        self._nf4, self._rounded, self._lock = nf4, ("", _NOTHING), threading.Lock()
         self._weights = Weights(base.weight_files)
         try:
             self._pairs = {f"{module}.weight": pair for module, pair in adapter.pairs().items()} if adapter else {}
@@ -51,7 +56,7 @@ class TensorSource:
 
     def rows(self, name: str, first: int, last: int) -> NDArray[np.float32]:
         """Rows of a matrix of the tuned model as float32, with the precision of the base's type."""
-        return self._merge(name, self._weights.rows(name, first, last), slice(first, last))
+        return self._merge(name, self._stored(name, first, last), slice(first, last))
 
     def heads_paired(self, name: str, heads: int, first: int, last: int) -> NDArray[np.float32]:
         """As ``rows``, of the matrix whose rows are reordered head by head from (first half, second half) to neighbouring pairs.
@@ -60,7 +65,7 @@ class TensorSource:
         """
         width = self.shape(name)[0] // heads
         order = np.arange(first, last).reshape(-1, 2, width // 2).swapaxes(1, 2).reshape(-1)
-        return self._merge(name, self._weights.rows(name, first, last)[order - first], order)
+        return self._merge(name, self._stored(name, first, last)[order - first], order)
 
     def close(self) -> None:
         self._weights.close()
@@ -70,6 +75,14 @@ class TensorSource:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+    def _stored(self, name: str, first: int, last: int) -> NDArray[Any]:
+        if not self._nf4 or name not in self._pairs or self.dtype(name) != "BF16":
+            return self._weights.rows(name, first, last)
+        with self._lock:  # the scales of NF4 are rounded over the whole matrix; its slabs come one after the other
+            if self._rounded[0] != name:
+                self._rounded = (name, through_nf4(self._weights.rows(name, 0, self.shape(name)[0])))
+            return self._rounded[1][first:last]
 
     def _merge(self, name: str, raw: NDArray[Any], chosen: slice | Order) -> NDArray[np.float32]:
         pair = self._pairs.get(name)

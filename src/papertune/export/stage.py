@@ -73,7 +73,7 @@ def _convert(config: ExportConfig, report: Report, on_event: OnEvent) -> str:
         raise MissingLibrary(f"{error.name} is needed for the export and does not import.", f"Run: pip install {error.name}") from error
 
     given = _open(config, on_event)
-    with TensorSource(given.base, given.adapter) as source:
+    with TensorSource(given.base, given.adapter, nf4=config.merge_base == "nf4") as source:
         if given.adapter and _wants_merged(config):
             _merge(config, source, given, report, on_event)
         if given.adapter and config.lora_gguf:
@@ -114,6 +114,7 @@ def _open(config: ExportConfig, on_event: OnEvent) -> _Input:
         "base.fingerprint": fingerprint,
         "adapter.sha256": sha256_of(adapter.folder / WEIGHTS),
         **_data_hashes(adapter.provenance),
+        **({"merge_base": "nf4"} if config.merge_base == "nf4" else {}),
     }
     return _Input(base, adapter, provenance)
 
