@@ -15,6 +15,7 @@ from that checkpoint or refuses.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,8 +91,9 @@ def _train(config: TrainConfig, base: Base, run_id: dict[str, Any], start: Check
         _write_adapter(folder, engine, config, base, run_id, state)
 
     def save(now: LoopState) -> None:
+        began = time.monotonic()
         place = checkpoint.write_checkpoint(config.output_dir, now, run_id, write_adapter, *optimizer.state())
-        log.write("checkpoint", now.step, folder=place.name)
+        log.write("checkpoint", now.step, folder=place.name, seconds=round(time.monotonic() - began, 3))
 
     def save_best() -> None:
         with checkpoint.folder_in_place_of(config.output_dir / BEST) as beside:

@@ -1,0 +1,70 @@
+"""Speed and memory of training on this machine, what a checkpoint costs, and how good the estimate was.
+
+    python benchmarks/bench_train.py --work /scratch/train [--model tiny] [--steps 40] [--max-seq-len 512] [--batch-size 1] [--grad-accum 4]
+
+First a dry run, then the training it spoke of, each in its own process. Appends a row of JSON to ``benchmarks/results.jsonl`` with --record.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from bench_real_size import write_dataset
+
+HERE = Path(__file__).parent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--max-seq-len", type=int, default=512)
+    parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument("--grad-accum", type=int, default=4)
+    parser.add_argument("--record", action="store_true")
+    options = parser.parse_args()
+    data = options.work / "dataset"
+    write_dataset(data, options.steps * options.batch_size * options.grad_accum)
+    flags = [f"--{name}={getattr(options, name.replace('-', '_'))}" for name in ("model", "max-seq-len", "batch-size", "grad-accum")]
+    files = [f"--train-file={data / 'train.jsonl'}", f"--val-file={data / 'val.jsonl'}", f"--output-dir={options.work / 'lora_output'}"]
+    command = [sys.executable, "-m", "papertune", "train", *flags, *files, f"--max-steps={options.steps}", "--save-steps=20"]
+    promised = dict(line.split(":", 1) for line in text_of([*command, "--dry-run"]).splitlines() if ":" in line)
+    text_of(command)
+    lines = [json.loads(line) for line in (options.work / "lora_output" / "events.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if line["event"] == "step"][2:]  # the first ones warm up
+    saves = [line["seconds"] for line in lines if line["event"] == "checkpoint"]
+    row: dict[str, Any] = {
+        "benchmark": "train",
+        "commit": text_of(["git", "rev-parse", "--short", "HEAD"]).strip(),
+        "machine": platform.node(),
+        "shape": " ".join(flags),
+        "tokens_per_second": round(statistics.median(step["tokens_per_second"] for step in steps), 1),
+        "promised_tokens_per_second": promised["Tokens a second"].strip(),
+        "peak_gib": round(max(step["peak_memory"] for step in steps) / (1 << 30), 3),
+        "promised_peak": promised.get("GPU memory", promised["Memory"]).strip(),
+        "seconds_a_checkpoint": round(statistics.median(saves), 2),
+        "promised_disk": promised["Disk"].strip(),
+    }
+    print(json.dumps(row))
+    if options.record:
+        with (HERE / "results.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def text_of(command: list[str]) -> str:
+    """What the command prints; its progress goes to this terminal."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parent / "src"), os.environ.get("PYTHONPATH", "")])}
+    return subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+if __name__ == "__main__":
+    main()
