@@ -7,6 +7,7 @@ progress end and stops between two units; the second stops at once. Nothing heav
 from __future__ import annotations
 
 import errno
+import os
 import signal
 import sys
 import tempfile
@@ -211,13 +212,20 @@ def doctor() -> None:
 
 def main(args: list[str] | None = None) -> None:
     """The command ``papertune``."""
+    _wait_quietly()
     sys.exit(guarded(lambda: papertune.main(args, prog_name="papertune", standalone_mode=False)))
 
 
 def script(step: str, **defaults: Any) -> None:
     """One of the four scripts of ``finetune/``: a step under the script's own name. ``defaults`` take the place of the config's."""
+    _wait_quietly()
     command = StepCommand(Path(sys.argv[0]).name, _STEPS[step], defaults, as_script=True)
     sys.exit(guarded(lambda: command.main(standalone_mode=False)))
+
+
+def _wait_quietly() -> None:
+    """OpenMP threads that wait for work sleep instead of spinning, which on a busy machine costs most of the time. Read when torch loads."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _say(text: str) -> None:

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+SMALL = 10_000_000
+"""Parameters below which products on a CPU are so short that threads wait for one another longer than they work."""
+
 LoraShapes = dict[str, tuple[int, ...]]
 
 
@@ -28,7 +31,7 @@ def choose_device() -> Device:
     import torch
 
     if not torch.cuda.is_available():
-        return Device("cpu", torch.float32, f"CPU, {torch.get_num_threads()} threads")
+        return Device("cpu", torch.float32, "the CPU")
     name = torch.cuda.get_device_name()
     if torch.cuda.is_bf16_supported(including_emulation=False):
         return Device("cuda", torch.bfloat16, f"{name}, bfloat16")
@@ -45,6 +48,7 @@ def load_model(
     ``layers`` loads only the first so many layers.
     """
     import peft
+    import torch
     import transformers
 
     hf, lora = cast(Any, transformers), cast(Any, peft)  # typed in part only
@@ -68,12 +72,15 @@ def load_model(
             attn_implementation="sdpa",
             local_files_only=True,
         )
+        small = base.num_parameters() < SMALL
         model = lora.get_peft_model(base, settings)
         if device.kind == "cuda":
             base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+    if device.kind == "cpu" and small:
+        torch.set_num_threads(1)
     model.train()
     return model
 
