@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from papertune.config import SEVEN_PROJECTIONS
 from papertune.errors import BadModel
 from papertune.tokenizer import SENTENCEPIECE
 from papertune.train.batches import TokenSequence
+from papertune.train.fast.budget import Budget, Link, Sizes, choose
 from papertune.train.fast.engine import FastEngine, Frozen, load_frozen
 from papertune.train.fast.flat import sizes
+from papertune.train.fast.layer import Layer
 from papertune.train.fast.plan import Plan
-from papertune.train.fast.shape import shape_of, unsupported
+from papertune.train.fast.shape import Shape, shape_of, unsupported
 from papertune.train.model import Device, initial_adapter, load_model
 from papertune.train.optimizer import Optimizer
 from papertune.train.reference import ReferenceEngine
@@ -213,6 +216,64 @@ def test_gradients_start_at_zero_after_the_optimiser_dropped_them(model: Base, e
         parameter.grad = None
     engine.accumulate(batch(), SCALE, 0)
     assert_same_gradients(engine, exact)
+
+
+class _TwoPlans:
+    """A budget whose first plan turns out too large."""
+
+    def plan(self, tokens: int, positions: int) -> Plan:  # noqa: ARG002
+        return Plan(keep=3)
+
+    def leaner(self, failed: Plan, tokens: int, positions: int) -> Plan:  # noqa: ARG002
+        return Plan()
+
+
+def test_when_memory_runs_out_a_leaner_plan_does_the_same_work(model: Base, exact: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = FastEngine(model, load_frozen(model, CPU), CPU, rank=8, alpha=16, dropout=0.0, targets=SEVEN_PROJECTIONS)
+    engine.load_adapter(adapter_for(engine))
+    for parameter in engine.parameters.values():
+        parameter.grad = None
+    engine._budget = _TwoPlans()  # type: ignore[assignment]
+    whole = Layer.backward
+    calls = []
+
+    def backward(self: Layer, *arguments: Any) -> torch.Tensor:
+        calls.append(engine.plan)
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError("as if")
+        return whole(self, *arguments)
+
+    monkeypatch.setattr(Layer, "backward", backward)
+    engine.accumulate(batch(), SCALE, 0)
+    assert calls == [Plan(keep=3)] * 2 + [Plan()] * 3
+    assert_same_gradients(engine, exact)
+
+
+def test_a_plan_fits_what_is_free_and_keeps_as_much_as_that_allows() -> None:
+    mistral = Shape(32, 4096, 14336, 32, 8, 128, 32000, 1e-5, 1e4, 0, False)
+    size = Sizes(mistral, 2, (48, 16, 32, 16))
+    quick, slow = Link(48e12, 24e9), Link(48e12, 1e9)
+    for tokens in (256, 820, 2048, 8192):
+        for gib in (1, 1.5, 2.5, 5, 10, 100):
+            for link in (quick, slow):
+                free = int(gib * 2**30)
+                plan = choose(size, tokens, tokens, free=free, host_free=1 << 40, link=link)
+                fits = size.peak(plan, tokens, tokens) <= free
+                assert fits or plan.mlp_rows, "only the leanest plan may not fit"
+                if plan.offload + plan.keep < 32 and not plan.mlp_rows:
+                    more = replace(plan, keep=plan.keep + 1)
+                    assert size.peak(more, tokens, tokens) > free * 0.95
+    assert choose(size, 2048, 2044, free=100 << 30, host_free=0, link=quick) == Plan(keep=32)
+    assert choose(size, 2048, 2044, free=5 << 29, host_free=1 << 40, link=quick).offload > 20
+    assert choose(size, 2048, 2044, free=5 << 29, host_free=1 << 40, link=slow).offload == 0
+    assert choose(size, 2048, 2044, free=5 << 29, host_free=1 << 30, link=quick).offload == 0
+
+
+def test_sequences_are_packed_in_order_up_to_what_fits(model: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, items = fast_engine(model), batch()
+    assert engine.micro_batches(items, 1) == [items]
+    monkeypatch.setattr(Budget, "capacity", lambda _: 60)
+    assert engine.micro_batches(items, 1) == [items[:2], items[2:3], items[3:]]
 
 
 def test_unsupported_models_are_told_apart(tmp_path: Path) -> None:

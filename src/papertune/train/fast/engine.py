@@ -7,7 +7,7 @@ time. The face is that of ``reference.ReferenceEngine``, and so are loss and gra
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from papertune.base import Base
 from papertune.kernels import nf4, ops
 from papertune.kernels.nf4 import NF4
 from papertune.train.batches import TokenSequence
+from papertune.train.fast.budget import Budget
 from papertune.train.fast.flat import GROUPS, FlatLora, sizes
 from papertune.train.fast.host import Host, Parked
 from papertune.train.fast.layer import Layer, Save, Saved
@@ -53,36 +54,54 @@ class FrozenLayer:
     groups: list[tuple[NF4, ...]]
 
 
-def load_frozen(base: Base, device: Device) -> Frozen:
-    """Reads, casts and quantises tensor by tensor: at its highest, memory is that of the result and one matrix. Raises BadModel."""
+def load_frozen(base: Base, device: Device, layers: int | None = None) -> Frozen:
+    """Reads, casts and quantises tensor by tensor: at its highest, memory is that of the result and one matrix. Raises BadModel.
+
+    ``layers`` reads only the first so many.
+    """
     shape, place = shape_of(base), torch.device(device.kind)
     weights = Weights(base, place, device.dtype)
     embedding = weights("model.embed_tokens", shape.vocabulary, shape.hidden)
     head = embedding if shape.tied else weights("lm_head", shape.vocabulary, shape.hidden)
-    layers = []
-    for i in range(shape.layers):
+    frozen = []
+    for i in range(shape.layers if layers is None else layers):
         at = f"model.layers.{i}"
         norm1, norm2 = (weights(f"{at}.{norm}", shape.hidden) for norm in ("input_layernorm", "post_attention_layernorm"))
         matrices = {name: nf4.quantize(weights(f"{at}.{base.family.linear(name)}", *size)) for name, size in sizes(shape).items()}
-        layers.append(FrozenLayer(norm1, norm2, [nf4.stack([matrices[name] for name in names]) for names in GROUPS]))
-    return Frozen(embedding, head, weights("model.norm", shape.hidden), layers)
+        frozen.append(FrozenLayer(norm1, norm2, [nf4.stack([matrices[name] for name in names]) for names in GROUPS]))
+    return Frozen(embedding, head, weights("model.norm", shape.hidden), frozen)
 
 
 class FastEngine:
-    """``parameters`` are the LoRA weights by PEFT name, float32, and ``lora.parameter`` is all of them in one; gradients gather in ``.grad``."""
+    """``parameters`` are the LoRA weights by PEFT name, float32, and ``lora.parameter`` is all of them in one; gradients gather in ``.grad``.
+
+    ``plan`` holds for every micro-batch; without it each gets the fastest plan that fits the memory free on the card at that moment, at most
+    ``memory`` bytes in all (0: no limit but the card's). When that still runs out, a leaner plan is tried.
+    """
 
     name = "fast"
 
     def __init__(
-        self, base: Base, frozen: Frozen, device: Device, *, rank: int, alpha: float, dropout: float, targets: tuple[str, ...], plan: Plan
+        self,
+        base: Base,
+        frozen: Frozen,
+        device: Device,
+        *,
+        rank: int,
+        alpha: float,
+        dropout: float,
+        targets: tuple[str, ...],
+        plan: Plan | None = None,
+        memory: int = 0,
     ) -> None:
-        self.device, self.plan = device, plan
-        self.shape: Shape = shape_of(base)
+        self.device = device
+        self.shape: Shape = replace(shape_of(base), layers=len(frozen.layers))
         self._place = frozen.norm.device
         self.lora = FlatLora(self.shape, base.family, targets, rank, alpha / rank, self._place)
         self.parameters = self.lora.parameters
         self._norm, self._head = frozen.norm, frozen.head
-        self._embedding = frozen.embedding.cpu() if self.plan.host_embedding and not self.shape.tied else frozen.embedding
+        on_host = plan is not None and plan.host_embedding and not self.shape.tied
+        self._embedding = frozen.embedding.cpu() if on_host else frozen.embedding
         self._layers = []
         for i, layer in enumerate(frozen.layers):
             groups = [Group(weights, self.lora.groups[i][j], _salt(i, j), device.dtype) for j, weights in enumerate(layer.groups)]
@@ -91,23 +110,34 @@ class FastEngine:
         # Two lists: torch copies contiguous pairs in a few launches, the blocks on a diagonal one by one.
         self._shadows = [[p for p in shadows if p[0].is_contiguous()], [p for p in shadows if not p[0].is_contiguous()]]
         self._host = Host(self._place)
+        self._budget = Budget(self.shape, [group.columns for group in self._layers[0].groups], self._head.element_size(), self._place, memory)
+        self._fixed = plan
+        self.plan = plan or Plan()  # of the last micro-batch
 
     @torch.no_grad()
     def accumulate(self, batch: Sequence[TokenSequence], scale: float, seed: int) -> Tensor:
         """Adds the gradient of ``scale`` × summed loss of this micro-batch; returns the summed loss in nats (not scaled, on the device).
 
-        ``seed`` decides the dropout, so that a step repeats exactly whatever was computed before it.
+        ``seed`` decides the dropout, so that a step repeats exactly whatever was computed before it. Raises torch.OutOfMemoryError.
         """
-        if not self.lora.attached:  # the optimiser has stepped and dropped the gradients
+        first = not self.lora.attached
+        if first:  # the optimiser has stepped and dropped the gradients
             self.lora.gradient.zero_()
             self.lora.attach()
             self._refresh()
         packed = pack(batch, self.shape, self._place, seed)
-        x, saved = self._forward(packed)
-        loss, dx = self._loss(x, packed, scale)
-        del x
-        self._backward(dx, saved, packed)
-        return loss
+        self.plan = self._fixed or self._budget.plan(len(packed), len(packed.rows))
+        while True:
+            try:
+                return self._pass(packed, scale)
+            except torch.OutOfMemoryError:
+                leaner = self._budget.leaner(self.plan, len(packed), len(packed.rows))
+                if not first or self._fixed or leaner == self.plan:
+                    raise
+            # Out of the handler, whose traceback held the failed pass's tensors. What it added to the gradients goes.
+            torch.cuda.empty_cache()
+            self.lora.gradient.zero_()
+            self.plan = leaner
 
     @torch.no_grad()
     def measure(self, batch: Sequence[TokenSequence]) -> Tensor:
@@ -118,6 +148,18 @@ class FastEngine:
         for layer in self._layers:
             x, _ = layer.forward(x, packed, self.plan, Save.NOTHING, train=False)
         return self._loss(x, packed, 0.0)[0]
+
+    def micro_batches(self, batch: Sequence[TokenSequence], _size: int) -> list[list[TokenSequence]]:
+        """The sequences of one step in as few micro-batches as fit the card, in order; ``_size`` is what other engines go by."""
+        room, used = self._budget.capacity(), 0
+        parts: list[list[TokenSequence]] = [[]]
+        for item in batch:
+            if parts[-1] and used + len(item.ids) > room:
+                parts.append([])
+                used = 0
+            parts[-1].append(item)
+            used += len(item.ids)
+        return parts
 
     def adapter(self) -> dict[str, np.ndarray]:
         """A copy of the LoRA weights, float32 on the CPU."""
@@ -147,6 +189,13 @@ class FastEngine:
         if self._embedding.device == packed.ids.device:
             return self._embedding[packed.ids]
         return self._embedding[packed.ids.cpu()].pin_memory().to(packed.ids.device, non_blocking=True)
+
+    def _pass(self, packed: Packed, scale: float) -> Tensor:
+        x, saved = self._forward(packed)
+        loss, dx = self._loss(x, packed, scale)
+        del x
+        self._backward(dx, saved, packed)
+        return loss
 
     def _forward(self, packed: Packed) -> tuple[Tensor, list[_Left]]:
         x, saved, host = self._embed(packed), [], self._host

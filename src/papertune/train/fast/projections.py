@@ -77,6 +77,11 @@ class Group:
         """(copy in the type of the products, float32 original) of every LoRA matrix."""
         return [(self._a[: len(self._lora.a)], self._lora.a), *((self._b[up.rows, up.columns], up.b) for up in self._lora.ups)]
 
+    @property
+    def columns(self) -> int:
+        """R, padding and all."""
+        return len(self._a)
+
     def input(self, tokens: int) -> Joined:
         """An empty buffer for the input of so many tokens: fill ``x``."""
         both = self._a.new_empty(tokens, self.inputs + len(self._a))

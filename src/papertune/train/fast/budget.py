@@ -1,0 +1,198 @@
+"""How much memory a micro-batch needs under a plan, and the fastest plan that fits.
+
+The sum is over the very tensors that ``layer`` makes, at the four moments when most of them are alive at once: the forward pass of a layer,
+the loss, and the backward pass of a layer that was kept and of one that is run again. By the time the first recomputed layer runs its
+backward pass, all kept ones have finished theirs and are gone, so keeping layers costs nothing there.
+
+Time is compared, not predicted: a recomputed layer costs its forward pass once more; an offloaded one costs what the link to the host
+takes longer than the layer computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from papertune.train.fast.flat import GROUPS, sizes
+from papertune.train.fast.plan import Plan
+from papertune.train.fast.shape import Shape
+
+SPARE = 0.04  # of what is free: the allocator's own rounding
+MARGIN = 192 << 20  # bytes that are left free: products' and kernels' own workspace, and a desktop that opens a window
+STEP = 128 << 20  # by which the margin grows when memory ran out all the same
+HOST_SHARE = 0.5  # of the free host memory that may be pinned
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """What this machine does in a second: ``rate`` operations of a matrix product, ``host`` bytes between card and pinned host memory."""
+
+    rate: float
+    host: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Numbers of ``bytes`` each that a layer makes for one token; ``u`` is the LoRA columns of each group, ``weights`` those dequantised."""
+
+    shape: Shape
+    bytes: int
+    u: tuple[int, ...]
+
+    @property
+    def weights(self) -> list[int]:
+        """Of each group, in bytes."""
+        size = sizes(self.shape)
+        return [sum(size[n][0] for n in names) * (size[names[0]][1] + u) * self.bytes for names, u in zip(GROUPS, self.u, strict=True)]
+
+    def kept(self, tokens: int) -> int:
+        """Bytes of a kept layer."""
+        return self.offloaded(tokens) + self.small(tokens)
+
+    def offloaded(self, tokens: int) -> int:
+        """The part of that which goes to the host."""
+        s = self.shape
+        return self.bytes * tokens * (2 * s.hidden + self._qkv + s.queries + 2 * s.inner)
+
+    def small(self, tokens: int) -> int:
+        """And the part that stays."""
+        return tokens * (self.bytes * sum(self.u) + 4 * self.shape.heads + 8)
+
+    @property
+    def _qkv(self) -> int:
+        return self.shape.queries + 2 * self.shape.keys
+
+    def peak(self, plan: Plan, tokens: int, positions: int) -> int:
+        """Bytes above what is resident, for ``tokens`` of which ``positions`` carry loss."""
+        s, b, n = self.shape, self.bytes, self.shape.layers
+        h, f, (u_qkv, u_out, u_wide, u_down) = s.hidden, s.inner, self.u
+        w_qkv, w_out, w_wide, w_down = self.weights
+        row = b * tokens
+        again = n - min(n, plan.keep + plan.offload)
+        some = min(tokens, plan.mlp_rows or tokens)
+        inputs = 0 if plan.park_inputs else again * row * h
+        held = min(plan.keep, n) * self.kept(tokens) + min(plan.offload, n) * self.small(tokens) + inputs
+        moving = 2 * self.offloaded(tokens) if plan.offload else 2 * row * h if plan.park_inputs else 0
+        attention = row * (2 * h + u_qkv + self._qkv + 2 * s.queries + u_out) + max(w_qkv, w_out)
+        mlp = row * (3 * h + u_wide) + b * some * (3 * f + u_down) + (w_wide + w_down if plan.mlp_rows else max(w_wide, w_down))
+        loss = 2 * row * h + b * positions * 3 * h + b * min(plan.loss_rows, positions) * s.vocabulary
+        # Attention backward: its gradients, and flash attention's float32 sums for the queries.
+        heads = row * (self._qkv + s.queries + u_out + h) + (row * self._qkv + 4 * tokens * (s.queries + s.heads)) // plan.head_groups
+        kept_backward = max(row * (2 * f + u_down + h) + w_down, row * (3 * h + u_wide) + w_wide, heads + row * h)
+        alive = row * (4 * h + self._qkv + s.queries + u_out + u_wide)  # x, dy, h, n2, qkv, attended
+        if plan.mlp_rows:
+            mlp_again = row * h + b * some * (2 * h + u_wide + 5 * f + 2 * u_down) + w_qkv + w_out + w_wide + w_down
+        else:
+            mlp_again = row * (h + u_qkv + 4 * f + 2 * u_down) + w_qkv + w_out + w_wide + w_down
+        recomputed = inputs + max(alive + mlp_again, heads + 2 * row * h + w_qkv + w_out) if again else 0
+        return max(held + moving + max(attention, mlp, loss, kept_backward), recomputed + moving)
+
+
+def choose(size: Sizes, tokens: int, positions: int, *, free: int, host_free: int, link: Link) -> Plan:
+    """The fastest plan whose peak fits ``free`` bytes of the card and ``host_free`` of host memory; the leanest one if none fits."""
+    layers = size.shape.layers
+    per_layer = sum(rows * columns for rows, columns in sizes(size.shape).values())
+    forward = 2 * per_layer * tokens / link.rate
+    moved = size.offloaded(tokens) / link.host
+    costs = {"recompute": forward, "offload": max(0.0, moved - forward) + max(0.0, moved - 2 * forward)}
+    if size.offloaded(tokens) * layers > host_free:
+        del costs["offload"]
+    best: tuple[float, Plan] | None = None
+    for rest, cost in costs.items():
+        if best is not None and best[0] == 0:
+            break
+        for keep in range(layers, -1, -1):
+            plan = Plan(keep=keep, offload=layers - keep if rest == "offload" else 0)
+            if size.peak(plan, tokens, positions) <= free * (1 - SPARE):
+                if best is None or (layers - keep) * cost < best[0]:
+                    best = ((layers - keep) * cost, plan)
+                break
+    if best is not None:
+        return best[1]
+    lean = Plan(park_inputs=True, mlp_rows=1024, loss_rows=256)
+    return lean if size.peak(lean, tokens, positions) <= free * (1 - SPARE) else replace(lean, head_groups=groups_of(size.shape))
+
+
+class Budget:
+    """Plans for one engine on one device. ``u``: LoRA columns of each group; ``memory``: see ``engine.FastEngine``."""
+
+    def __init__(self, shape: Shape, u: Sequence[int], itemsize: int, device: torch.device, memory: int) -> None:
+        self._size, self._device, self._memory = Sizes(shape, itemsize, tuple(u)), device, memory
+        self._link: Link | None = None
+        self._host = 0
+        self._margin = MARGIN
+
+    def plan(self, tokens: int, positions: int) -> Plan:
+        """The fastest that fits what is free now; on a CPU everything is kept."""
+        if self._device.type != "cuda":
+            return Plan(keep=self._size.shape.layers)
+        if self._link is None:
+            import psutil
+
+            self._link = measure_link(self._device)
+            self._host = int(psutil.virtual_memory().available * HOST_SHARE)  # once: later, what is parked there would count as lost
+        return choose(self._size, tokens, positions, free=self._free(), host_free=self._host, link=self._link)
+
+    def leaner(self, failed: Plan, tokens: int, positions: int) -> Plan:
+        """The next plan to try after one ran out of memory; the same one if there is none. Later plans start from what was learnt."""
+        for _ in range(64):
+            self._margin += STEP
+            plan = self.plan(tokens, positions)
+            if self._size.peak(plan, tokens, positions) < self._size.peak(failed, tokens, positions):
+                return plan
+        return failed
+
+    def capacity(self) -> int:
+        """Tokens that a micro-batch may have."""
+        return capacity(self._size, free=self._free()) if self._device.type == "cuda" else 1 << 20
+
+    def _free(self) -> int:
+        allocated = torch.cuda.memory_allocated(self._device)
+        free, _ = torch.cuda.mem_get_info(self._device)
+        usable = free + torch.cuda.memory_reserved(self._device) - allocated
+        if self._memory:
+            usable = min(usable, self._memory - allocated)
+        return max(0, usable - self._margin)
+
+
+def groups_of(shape: Shape) -> int:
+    """Into how many parts attention's heads can be cut: at most 4, whole keys in each."""
+    return next(count for count in (4, 2, 1) if shape.kv_heads % count == 0)
+
+
+def capacity(size: Sizes, *, free: int) -> int:
+    """Tokens that fit at once when every layer is recomputed; at least 1."""
+    low, high = 1, 1 << 20
+    while low < high:
+        middle = (low + high + 1) // 2
+        if size.peak(Plan(), middle, middle) <= free * (1 - SPARE):
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def measure_link(device: torch.device) -> Link:
+    """Times a matrix product and a copy each way on the card; a twentieth of a second."""
+    a = torch.randn(4096, 4096, dtype=torch.bfloat16, device=device)
+    out = torch.empty_like(a)
+    host = torch.empty(a.shape, dtype=a.dtype, pin_memory=True)
+
+    def seconds(work: int) -> float:
+        times: list[float] = []
+        for _ in range(3):
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+            start.record()
+            if work:
+                torch.mm(a, a, out=out)
+            else:
+                host.copy_(a, non_blocking=True)
+                a.copy_(host, non_blocking=True)
+            end.record()
+            end.synchronize()
+            times.append(float(start.elapsed_time(end)) / 1000)
+        return min(times)
+
+    return Link(2 * 4096**3 / seconds(1), 2 * a.numel() * a.element_size() / seconds(0))

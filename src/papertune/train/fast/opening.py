@@ -1,0 +1,32 @@
+"""Whether the fast engine can train a model here, and the engine itself."""
+
+from __future__ import annotations
+
+import torch
+
+from papertune.base import Base
+from papertune.kernels import ops
+from papertune.train.fast.engine import FastEngine, load_frozen
+from papertune.train.fast.shape import unsupported
+from papertune.train.model import Device
+
+
+def why_not(base: Base, device: Device) -> str:
+    """Why the fast engine cannot train this model on this device, in words; empty when it can."""
+    return ops.unavailable(torch.device(device.kind)) or unsupported(base)
+
+
+def open_fast(
+    base: Base,
+    device: Device,
+    *,
+    rank: int,
+    alpha: float,
+    dropout: float,
+    targets: tuple[str, ...],
+    layers: int | None = None,
+    memory: int = 0,
+) -> FastEngine:
+    """The model on the device; ``layers`` reads only the first so many. Raises BadModel, torch.OutOfMemoryError."""
+    frozen = load_frozen(base, device, layers)
+    return FastEngine(base, frozen, device, rank=rank, alpha=alpha, dropout=dropout, targets=targets, memory=memory)
