@@ -18,6 +18,7 @@ from papertune.errors import BadValue, UnknownSetting
 
 PDF_ENGINES = ("auto", "fast", "docling", "pypdf", "pdfplumber")
 QUANTS = ("Q4_K_M", "Q4_K_S", "Q5_K_M", "Q5_K_S", "Q6_K", "Q8_0", "Q4_0", "Q5_0", "F16", "BF16")
+TRAIN_ENGINES = ("auto", "fast", "reference")
 SEVEN_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -138,6 +139,7 @@ class TrainConfig(Config):
     eval_steps: int = setting(100, "Optimiser steps between validations", least=1)
     max_steps: int | None = setting(None, "Stop after this many optimiser steps", least=1)
     seed: int = setting(0, "Seed of the LoRA weights, the dropout and the data order", least=0)
+    engine: str = setting("auto", "What runs the model; auto picks the quickest that this machine and model allow", choices=TRAIN_ENGINES)
     patience: int | None = setting(None, "Stop after this many validations without a new best, and keep the best", least=1)
     cooldown: float = setting(0.0, "Seconds to wait after each step, for laptops that get too hot", least=0)
     max_gpu_temp: int | None = setting(None, "Degrees Celsius above which training waits until the GPU is 5 cooler", least=40, most=110)

@@ -287,6 +287,37 @@ def test_a_dry_run_writes_nothing_and_tells_time_memory_and_disk(data: Path, tmp
     assert not (tmp_path / "out").exists()
 
 
+def test_the_engine_is_told_with_the_reason(data: Path, tmp_path: Path) -> None:
+    said: list[Event] = []
+    run(settings(data, tmp_path, max_steps=1), on_event=said.append)
+    assert "reference engine, since there is no CUDA GPU" in notices(said) or torch.cuda.is_available()
+    with pytest.raises(BadValue, match="no multiples of 64"):
+        run(settings(data, tmp_path / "out", max_steps=1, engine="fast"))
+
+
+def test_both_engines_train_the_same_and_take_over_from_each_other(data: Path, tmp_path: Path) -> None:
+    model = wider_model(tmp_path / "model")
+    common: dict[str, Any] = {"model": str(model), "lora_dropout": 0, "max_steps": 6, "save_steps": 3}
+    for engine in ("reference", "fast"):
+        run(settings(data, tmp_path / engine, engine=engine, **common))
+    reference, fast = losses(tmp_path / "reference"), losses(tmp_path / "fast")
+    assert list(fast.values()) == pytest.approx(list(reference.values()), rel=1e-4)
+    run(settings(data, tmp_path / "reference", engine="fast", resume=str(tmp_path / "reference" / "checkpoint-3"), **common))
+    assert list(losses(tmp_path / "reference").values()) == pytest.approx(list(reference.values()), rel=1e-4)
+
+
+def wider_model(folder: Path) -> Path:
+    """A random model with widths that both engines run, and Mistral's tokenizer."""
+    import transformers
+
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    shape = transformers.MistralConfig(vocab_size=32000, sliding_window=None, **sizes)
+    torch.manual_seed(0)
+    transformers.MistralForCausalLM(shape).save_pretrained(folder)
+    (folder / "tokenizer.model").write_bytes(tiny.tokenizer_bytes())
+    return folder
+
+
 def failing_at(monkeypatch: pytest.MonkeyPatch, call: int, failure: Any) -> None:
     """Makes the engine's call number ``call`` (from 1, four a step) raise ``failure``, or return it when it is a number."""
     from papertune.train.reference import ReferenceEngine

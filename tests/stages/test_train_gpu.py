@@ -12,6 +12,7 @@ from papertune.adapter import open_adapter
 from papertune.errors import Interrupted, OutOfMemory
 from papertune.events import Event, Notice, Unit
 from papertune.train.stage import run
+from tests.stages.test_train import wider_model
 from tests.training import adapter_hash, losses, settings, write_dataset
 
 torch = pytest.importorskip("torch")
@@ -44,6 +45,19 @@ def test_a_stopped_run_goes_on_exactly(data: Path, tmp_path: Path) -> None:
     run(settings(data, tmp_path / "stopped"))
     assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
     assert adapter_hash(tmp_path / "stopped" / "final") == adapter_hash(tmp_path / "whole" / "final")
+
+
+def test_the_fast_engine_trains_like_the_reference_and_goes_on_exactly(data: Path, tmp_path: Path) -> None:
+    model = wider_model(tmp_path / "model")
+    common = {"model": str(model), "lora_dropout": 0}
+    run(settings(data, tmp_path / "reference", engine="reference", **common))
+    said: list[Event] = []
+    run(settings(data, tmp_path / "fast", **common), on_event=said.append)
+    assert any(isinstance(event, Notice) and "fast engine" in event.text for event in said)
+    fast, reference = losses(tmp_path / "fast"), losses(tmp_path / "reference")
+    assert list(fast.values()) == pytest.approx(list(reference.values()), rel=5e-3)
+    run(settings(data, tmp_path / "fast", resume=str(tmp_path / "fast" / "checkpoint-8"), **common))
+    assert losses(tmp_path / "fast") == fast
 
 
 def test_float16_on_cards_without_bfloat16(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

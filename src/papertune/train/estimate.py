@@ -45,12 +45,12 @@ class _Measured:
     lora: int  # weights
 
 
-def estimate(base: Base, device: Device, lora: Lora, data: Sequences, schedule: Schedule) -> Estimate:
-    """Raises OutOfMemory when not even a slice fits."""
+def estimate(engine: str, base: Base, device: Device, lora: Lora, data: Sequences, schedule: Schedule) -> Estimate:
+    """For the engine of this name (``engines.choose_engine``). Raises OutOfMemory when not even a slice fits."""
     whole = int(base.config["num_hidden_layers"])
     small = min(SMALL_SLICE, max(1, whole // 2))
     step = _typical_step(data, schedule)
-    few, more = (_measure(base, device, lora, layers, step, _longest(data, schedule), schedule) for layers in (small, min(2 * small, whole)))
+    few, more = (_measure(engine, base, device, lora, layers, step, _longest(data, schedule), schedule) for layers in (small, min(2 * small, whole)))
 
     def at_full_depth(of: Callable[[_Measured], float]) -> float:
         if whole <= small:
@@ -88,13 +88,13 @@ def _longest(data: Sequences, schedule: Schedule) -> list[TokenSequence]:
 
 
 def _measure(
-    base: Base, device: Device, lora: Lora, layers: int, step: list[list[TokenSequence]], longest: list[TokenSequence], schedule: Schedule
+    name: str, base: Base, device: Device, lora: Lora, layers: int, step: list[list[TokenSequence]], longest: list[TokenSequence], schedule: Schedule
 ) -> _Measured:
     """Memory and time of a slice of so many layers."""
     if device.kind == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    engine = open_engine(base, device, lora, layers=layers)
+    engine = open_engine(name, base, device, lora, layers=layers)
     engine.load_adapter(initial_adapter({name: tuple(p.shape) for name, p in engine.parameters.items()}, schedule.seed))
     optimizer = Optimizer(engine.parameters, half=device.dtype == torch.float16)
     _take(engine, optimizer, [longest] * min(2, schedule.grad_accum), schedule)  # the second finds the first one's gradients in place

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,16 @@ def choose_device() -> Device:
     if torch.cuda.is_bf16_supported(including_emulation=False):
         return Device("cuda", torch.bfloat16, f"{name}, bfloat16")
     return Device("cuda", torch.float16, f"{name}, float16")
+
+
+def make_deterministic() -> None:
+    """Lets a resumed run repeat the losses of an uninterrupted one: attention's backward pass otherwise adds up in any order."""
+    import torch
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS at its first use
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cuda.enable_cudnn_sdp(False)  # the one attention that stays unordered; the flash kernels obey
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined,unused-ignore]
 
 
 def load_model(

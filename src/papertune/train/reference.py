@@ -5,7 +5,6 @@ An engine owns the model and the gradients; the loop owns the order of the data,
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -30,8 +29,6 @@ class ReferenceEngine:
     name = "reference"
 
     def __init__(self, model: Any, device: Device) -> None:
-        if device.kind == "cuda":
-            _make_deterministic()
         self.device = device
         self._causal = model.get_base_model()
         self._head: Tensor = self._causal.get_output_embeddings().weight
@@ -82,14 +79,6 @@ class ReferenceEngine:
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast("cuda", self.device.dtype) if self.device.kind == "cuda" else nullcontext()
-
-
-def _make_deterministic() -> None:
-    """Lets a resumed run repeat the losses of an uninterrupted one: attention's backward pass otherwise adds up in any order."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS at its first use
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.backends.cuda.enable_cudnn_sdp(False)  # the one attention that stays unordered; the flash kernels obey
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined,unused-ignore]
 
 
 def _padded(batch: Sequence[TokenSequence]) -> tuple[Tensor, Tensor, Tensor]:

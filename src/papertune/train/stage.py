@@ -69,13 +69,14 @@ def _train(config: TrainConfig, base: Base, run_id: dict[str, Any], start: Check
     train_data, held_out = _read_data(config, base, on_event)
     torch = _torch()
     from papertune.train import loop
-    from papertune.train.engines import open_engine
+    from papertune.train.engines import choose_engine, open_engine
     from papertune.train.model import choose_device, initial_adapter
     from papertune.train.optimizer import Optimizer
 
     device = choose_device()
-    engine = open_engine(base, device, _lora(config))
-    on_event(Notice(f"Training on {device.title}, with the {engine.name} engine."))
+    name, why = choose_engine(config.engine, base, device)
+    on_event(Notice(f"Training on {device.title}, with the {name} engine, {why}."))
+    engine = open_engine(name, base, device, _lora(config))
     optimizer = Optimizer(engine.parameters, half=device.dtype == torch.float16)
     state = LoopState()
     if start is None:
@@ -119,17 +120,20 @@ def _dry_run(config: TrainConfig, base: Base, on_event: OnEvent) -> Report:
     train_data, _ = _read_data(config, base, on_event)
     torch = _torch()
     from papertune.device import gib
+    from papertune.train.engines import choose_engine
     from papertune.train.estimate import estimate
     from papertune.train.loop import out_of_memory
     from papertune.train.model import choose_device
 
     device, schedule = choose_device(), _schedule(config, len(train_data))
-    needed = estimate(base, device, _lora(config), train_data, schedule)
+    engine, why = choose_engine(config.engine, base, device)
+    needed = estimate(engine, base, device, _lora(config), train_data, schedule)
     report = Report("train", next_command="papertune train")
     report.states["estimated"] += 1
     hours = needed.seconds / 3600
     report.summary += [
         ("Device", device.title),
+        ("Engine", f"{engine}, {why}"),
         ("Sequences", f"{len(train_data):,} of {train_data.tokens / len(train_data):,.0f} tokens on average"),
         ("Steps", f"{schedule.steps(LoopState()):,} of {schedule.batch} sequences"),
         ("Time", f"{hours:,.1f} hours" if hours >= 1 else f"{hours * 60:,.1f} minutes"),
