@@ -13,9 +13,9 @@ from pathlib import Path
 
 from papertune.extract.backend import Backend, Options
 from papertune.extract.backends import fast
-from papertune.records import Document
+from papertune.records import Block, Document
 from tests.crashers import misbehave
-from tests.hostile import paper
+from tests.hostile import PROSE, paper
 
 MAKER = ("tests.misbehaving:open_backend", ())
 
@@ -48,3 +48,17 @@ def open_backend(options: Options) -> Misbehaving:
 def bad_paper(how: str, seed: int) -> bytes:
     """A good paper for every backend but this one."""
     return paper(seed) + b"%misbehave: " + how.encode() + b"\n"
+
+
+class Recogniser:
+    """Stands in for text recognition, whose library is optional: finds the same text in every scan."""
+
+    name = "ocr"
+
+    def read(self, path: Path) -> Document:
+        del path
+        return Document("", "", self.name, 1, (Block("paragraph", PROSE),))
+
+
+def open_recogniser(_options: Options) -> Recogniser:
+    return Recogniser()

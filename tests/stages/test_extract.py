@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from papertune.config import ExtractConfig
-from papertune.errors import BadValue, FolderMissing, MissingWeights, NoInputFiles, NothingExtracted
+from papertune.errors import BadValue, FolderMissing, MissingLibrary, MissingWeights, NoInputFiles, NothingExtracted
 from papertune.events import Event, Notice, Report, Unit, ignore
 from papertune.extract import backend, engines
 from papertune.extract.stage import run
@@ -265,6 +265,44 @@ def test_the_summary_names_the_files_without_a_text_by_state(pdfs: Path, extract
     for number in range(5):
         (pdfs / f"page{number}.pdf").write_bytes(b"<html>%d" % number)
     assert ("not_pdf", "5: page0.pdf, page1.pdf, page2.pdf and 2 more") in extract().summary
+
+
+def test_scans_are_told_of_and_read_once_recognition_is_installed(
+    pdfs: Path, out: Path, extract: Extract, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (pdfs / "scan.pdf").write_bytes(hostile.CORPUS["scan.pdf"][0]())
+    (pdfs / "paper.pdf").write_bytes(hostile.paper(1))
+    monkeypatch.setitem(backend.BACKENDS, "ocr", ("tests.misbehaving:open_recogniser", ("no_such_library",)))
+    [notice] = notices(extract)
+    assert "papertune[ocr]" in notice
+    with pytest.raises(MissingLibrary, match="no_such_library"):
+        extract(ocr="force")
+    monkeypatch.setitem(backend.BACKENDS, "ocr", ("tests.misbehaving:open_recogniser", ()))
+    assert extract(ocr="off").fresh
+    report = extract()
+    assert (report.states, report.written) == ({"ok": 2}, [out / "scan.txt"])
+    assert (out / "scan.txt").read_text() == hostile.PROSE + "\n"
+    assert Document.from_json((out / "scan.blocks.json").read_text()).engine == "ocr"
+    assert extract().fresh
+    assert len(extract(ocr="force").written) == 2
+
+
+def test_a_scan_in_which_recognition_fails_has_no_text(pdfs: Path, extract: Extract, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(backend.BACKENDS, "ocr", MAKER)
+    (pdfs / "scan.pdf").write_bytes(hostile.CORPUS["scan.pdf"][0]() + b"%misbehave: segfault\n")
+    (pdfs / "paper.pdf").write_bytes(hostile.paper(1))
+    assert extract().states == {"ok": 1, "no_text": 1}
+    assert extract().fresh
+
+
+def test_recognition_reads_a_rendered_page(pdfs: Path, out: Path, extract: Extract) -> None:
+    pytest.importorskip("rapidocr")
+    pdfium = pytest.importorskip("pypdfium2")
+    pytest.importorskip("PIL")
+    page = pdfium.PdfDocument(hostile.pdf(hostile.PROSE))[0]
+    page.render(scale=2).to_pil().save(pdfs / "scan.pdf", resolution=144)
+    assert extract(timeout=60.0).states == {"ok": 1}
+    assert "willow stood by the water" in (out / "scan.txt").read_text()
 
 
 def test_resume_json_is_json(pdfs: Path, out: Path, extract: Extract) -> None:

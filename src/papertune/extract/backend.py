@@ -88,7 +88,8 @@ class PartlyRead(CannotRead):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a backend may need to know. Only Docling does: ``device`` is "cuda" or "cpu", ``models`` the folder of its weights."""
+    """What the backends with models need to know: ``device`` is "cuda" or "cpu", ``models`` the folder of Docling's weights, ``threads`` how
+    many a model may use."""
 
     device: str = "cpu"
     models: Path = Path()
@@ -101,6 +102,7 @@ BACKENDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "docling": ("papertune.extract.backends.docling:open_backend", ("docling", "torch", "transformers", "docling_parse")),
     "pypdf": ("papertune.extract.backends.pypdf:open_backend", ("pypdf",)),
     "pdfplumber": ("papertune.extract.backends.pdfplumber:open_backend", ("pdfplumber",)),
+    "ocr": ("papertune.extract.backends.ocr:open_backend", ("rapidocr", "onnxruntime", "pypdfium2")),
     "epub": ("papertune.extract.backends.epub:open_backend", ()),
 }
 

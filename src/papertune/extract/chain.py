@@ -22,8 +22,11 @@ from papertune.supervise import Outcome, Workers
 
 LOG = "extract.log"
 
-LOADING = 120.0
-"""Seconds on top of the limit for a backend that may first have to load models."""
+MODELS = ("docling", "ocr")
+"""Backends that load models, in workers of their own. Docling has one, with the GPU or every core; text recognition one a core."""
+
+MODELS_TIME = 10
+"""How many times the limit such a backend may take: it reads a page while the others read some forty, and may first have to load."""
 
 MODELS_MEMORY = 8192
 """MiB that a process with models, and perhaps CUDA, may take where --memory-limit is lower."""
@@ -46,29 +49,32 @@ class Reading:
 
     def read_all(self, jobs: list[Job]) -> None:
         """Files that were being read when papertune ended go first and one at a time: if one of them ends it again, only that one is blamed.
-        In each part, files for a backend that loads models go first; those it fails on join the others. Large files go before small ones, so
-        that no worker is left alone with one at the end."""
+        Large files go before small ones, so that no worker is left alone with one at the end."""
         for job in jobs:
             if not job.chain:
                 self._end(job, _verdict(job), 0.0)
         suspects, others = [job for job in jobs if job.ends], [job for job in jobs if job.chain and not job.ends]
         others.sort(key=lambda job: -job.file.size)
         for part, count in ((suspects, 1), (others, self.config.workers or cores())):
-            heavy, light = [job for job in part if _loads_models(job)], [job for job in part if not _loads_models(job)]
-            light += self._read(heavy, 1, self.config.timeout + LOADING, max(self.config.memory_limit, MODELS_MEMORY))
-            self._read(light, count, self.config.timeout, self.config.memory_limit)
+            while part:  # every round takes the files whose turn it is with one kind of backend; a file may come back for another kind
+                kind = _kind(part[0])
+                now, part = [job for job in part if _kind(job) == kind], [job for job in part if _kind(job) != kind]
+                part += self._read(now, kind, count)
 
-    def _read(self, jobs: list[Job], count: int, timeout: float, memory: int) -> list[Job]:
-        """Reads the jobs in ``count`` workers under these limits (seconds, MiB). Returns those that a backend with models failed on."""
-        if not jobs:
-            return []
+    def _read(self, jobs: list[Job], kind: str, count: int) -> list[Job]:
+        """Reads the jobs in workers for this kind of backend. Returns those that go on to another kind."""
+        limits = (self.config.timeout, self.config.memory_limit)
+        if kind == "docling":
+            count = 1
+        if kind in MODELS:
+            limits = (MODELS_TIME * limits[0], max(limits[1], MODELS_MEMORY))
         by_path = {job.file.path: job for job in jobs}
         passed_on = []
         workers = Workers(
             read,
             count=count,
-            timeout=timeout,
-            memory_limit=memory << 20,
+            timeout=limits[0],
+            memory_limit=limits[1] << 20,
             log=self.config.output_dir / LOG,
             on_start=lambda task: self.ledger.started(by_path[task.path]),
         )
@@ -78,22 +84,23 @@ class Reading:
             for task, outcome in workers.outcomes():
                 job = by_path[task.path]
                 answer: Answer = outcome.value if outcome.status == "ok" else Answer(state_of(outcome), _words(outcome))
-                failed = answer.state in FAULTS_OF_BACKEND or (job.failures and answer.state in INCONCLUSIVE)
-                if not failed:
+                scanned = answer.state == "no_text" and job.scan
+                if not (scanned or answer.state in FAULTS_OF_BACKEND or (job.failures and answer.state in INCONCLUSIVE)):
                     self._end(job, answer, outcome.seconds)
                     continue
-                had_models = _loads_models(job)
                 self.log.warning("%s: %s failed, %s: %s (%.2f s)", job.file.path, job.chain[0], answer.state, answer.reason, outcome.seconds)
                 job.failures.append((job.chain[0], answer.state, answer.reason))
-                job.chain, job.ends = job.chain[1:], 0
+                job.chain, job.ends = job.scan if scanned else job.chain[1:], 0
+                if scanned:
+                    job.scan = ()
                 if not job.chain:
                     self._end(job, _verdict(job), outcome.seconds)
                     continue
                 self.ledger.waiting(job)
-                if had_models:
-                    passed_on.append(job)
-                else:
+                if _kind(job) == kind:
                     workers.submit(self._task(job), first=True)
+                else:
+                    passed_on.append(job)
         return passed_on
 
     @contextmanager
@@ -133,8 +140,9 @@ class Reading:
         self.on_event(Unit(self.tally.total, job.file.source, {"pages/s": f"{rate:.1f}"}))
 
 
-def _loads_models(job: Job) -> bool:
-    return job.chain[:1] == ("docling",)
+def _kind(job: Job) -> str:
+    """Which workers the job's next backend runs in: its own, where it loads models, or the common ones."""
+    return job.chain[0] if job.chain[0] in MODELS else "common"
 
 
 def _verdict(job: Job) -> Answer:

@@ -13,15 +13,18 @@ from papertune.extract.backend import Options, missing_libraries
 
 FETCH_WEIGHTS = "docling-tools models download layout"
 INSTALL_DOCLING = 'pip install "papertune[docling]"'
+INSTALL_OCR = 'pip install "papertune[ocr]"'
 FALLBACKS = ("fast", "pypdf", "pdfplumber")
 _LAYOUT = ("docling-project--docling-layout-heron", "model.safetensors")
 
 
 @dataclass(frozen=True, slots=True)
 class Engines:
-    """``pdf``: the chain for a PDF, first choice first; a file that fails in one goes to the next. ``options`` are for Docling."""
+    """``pdf``: the chain for a PDF, first choice first; a file that fails in one goes to the next. ``scan``: what reads a PDF in which the chain
+    finds no text. ``options`` are for backends with models."""
 
     pdf: tuple[str, ...]
+    scan: tuple[str, ...]
     options: Options
     epub: tuple[str, ...] = ("epub",)
 
@@ -35,8 +38,14 @@ def choose_engines(config: ExtractConfig, on_event: OnEvent) -> Engines:
         device = _device(config, on_event)
     if missing := missing_libraries(first):
         raise MissingLibrary(f"--engine {first} needs {' and '.join(missing)}.", f"pip install {' '.join(missing)}")
-    others = [name for name in FALLBACKS if name != first and not missing_libraries(name)]
-    return Engines((first, *others), Options(device, models, cores()))
+    chain = [first, *(name for name in FALLBACKS if name != first and not missing_libraries(name))]
+    missing = missing_libraries("ocr")
+    if config.ocr == "force":
+        if missing:
+            raise MissingLibrary(f"--ocr force needs {' and '.join(missing)}.", INSTALL_OCR)
+        chain.insert(0, "ocr")
+    scan = ("ocr",) if config.ocr == "auto" and not missing else ()
+    return Engines(tuple(chain), scan, Options(device, models, cores()))
 
 
 def docling_models(config: ExtractConfig) -> Path:

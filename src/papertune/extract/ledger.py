@@ -31,13 +31,15 @@ ENDS = 3
 
 @dataclass(slots=True)
 class Job:
-    """A file to be read. ``chain`` are the backends still before it, the next one first; ``output`` is its outputs' name without suffix."""
+    """A file to be read. ``chain`` are the backends still before it, the next one first; ``scan`` are those for a file without a text layer.
+    ``output`` is its outputs' name without suffix."""
 
     file: Found
     sha256: str
     made: str
     output: str
     chain: tuple[str, ...]
+    scan: tuple[str, ...] = ()
     failures: list[tuple[str, State, str]] = field(default_factory=list)
     ends: int = 0
 
@@ -93,6 +95,8 @@ class Ledger:
         job.ends = item["ends"]
         if item["engine"] in job.chain:
             job.chain = job.chain[job.chain.index(item["engine"]) :]
+        elif item["engine"] in job.scan:
+            job.chain, job.scan = job.scan, ()
         if item["state"] == "started":
             job.ends += 1
         if job.ends >= ENDS:

@@ -51,8 +51,12 @@ def read(task: Task) -> Answer:
         return Answer(error.state if locked else "damaged", str(error) if locked else "it asks for a password, but nothing in it is encrypted")
     except CannotRead as error:
         return Answer(error.state, str(error))
-    except (FileNotFoundError, PermissionError) as error:
-        return Answer("unreadable", error.strerror or str(error))
+    except OSError:
+        try:
+            task.path.open("rb").close()
+        except OSError as error:
+            return Answer("unreadable", error.strerror or str(error))
+        raise  # the file is there: the trouble is the backend's own
     try:
         status = task.path.stat()
     except OSError as error:

@@ -20,7 +20,7 @@ from papertune.errors import BadValue, NoInputFiles, NothingExtracted, from_os_e
 from papertune.events import Notice, OnEvent, Report, Started, ignore
 from papertune.extract.chain import LOG, Reading
 from papertune.extract.discover import discover
-from papertune.extract.engines import choose_engines
+from papertune.extract.engines import INSTALL_OCR, Engines, choose_engines
 from papertune.extract.ledger import Ledger
 from papertune.extract.states import STATES
 from papertune.extract.stock import take_stock
@@ -45,11 +45,13 @@ def run(config: ExtractConfig, *, on_event: OnEvent = ignore) -> Report:
         _sweep(config.output_dir)
         log.info("the run begins: %d files, engines %s", len(files), " > ".join(engines.pdf))
         ledger = Ledger(manifest, config.output_dir, {"pdf": engines.pdf, "epub": engines.epub, "min_length": config.min_length})
-        stock = take_stock(files, ledger, engines, lambda item: _again(item, config), log)
+        stock = take_stock(files, ledger, engines, lambda item: _again(item, config, engines), log)
         on_event(Started("Extracting text", len(files), "files", stock.tally.total))
         reading = Reading(config, engines.options, ledger, log, on_event, stock.tally)
         reading.read_all(stock.jobs)
         log.info("the run ends: %s", reading.tally)
+    if reading.tally.counts["no_text"] and config.ocr == "auto" and not engines.scan:
+        on_event(Notice(f"{reading.tally.counts['no_text']} files are scans without a text layer. To read those: {INSTALL_OCR}"))
     if not reading.tally.texts:
         raise NothingExtracted(f"No text came out of {len(files)} files: {reading.tally}.", f"The reasons stand in {config.output_dir / LOG}.")
     return _report(config, reading, fresh=not stock.jobs)
@@ -61,8 +63,9 @@ def _sweep(folder: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def _again(item: Item, config: ExtractConfig) -> bool:
-    """Whether to read a file once more whose end is known: it was asked for, or there is more time or memory than it failed with."""
+def _again(item: Item, config: ExtractConfig, engines: Engines) -> bool:
+    """Whether to read a file once more whose end is known: it was asked for, there is more time or memory than it failed with, or text
+    recognition, which it was not given."""
     match item["state"]:
         case state if config.retry and state in config.retry:
             return True
@@ -70,6 +73,8 @@ def _again(item: Item, config: ExtractConfig) -> bool:
             return bool(config.timeout > item["limits"][0])
         case "limit_memory":
             return bool(config.memory_limit > item["limits"][1])
+        case "no_text":
+            return bool(engines.scan) and not any(failure[0] in engines.scan for failure in item.get("failures", []))
         case _:
             return False
 
