@@ -85,8 +85,8 @@ def test_dropout_and_its_backward_share_a_mask() -> None:
     assert torch.equal(dropped, reference.dropout(x, keys, 12345, 0.05))
     assert 0.04 < float((dropped == 0).float().mean()) < 0.06
     onto = torch.zeros_like(x)
-    ops.dropout_add_(onto, x, keys, 12345, 0.05)
-    assert torch.equal(onto, dropped)
+    ops.dropout_add_(onto, x, keys, 12345, 0.05, 2.0)
+    assert torch.equal(onto, 2 * dropped)
 
 
 def test_cross_entropy() -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from papertune.dataset.chunks import cut
 from papertune.dataset.flow import CLOSING, Flow, flow_of
 from papertune.dataset.read import Block, Paper
+from papertune.dataset.tokens import TokenCounter
 from papertune.family import Family
 from papertune.records import Example
 
@@ -24,7 +25,7 @@ class Shape:
     max_tokens: int
 
 
-def examples_of(paper: Paper, blocks: list[Block], shape: Shape, count: Callable[[str], int], family: Family) -> Iterator[tuple[Example, int]]:
+def examples_of(paper: Paper, blocks: list[Block], shape: Shape, count: TokenCounter, family: Family) -> Iterator[tuple[Example, int]]:
     """The examples made of these blocks of the paper, in order, each with its tokens including prompt, begin and end token."""
     most = int(shape.max_tokens * (1 - _PROMPT_SHARE)) - _ENDS
     flow = flow_of(blocks, count, shape.size, most)
@@ -52,7 +53,7 @@ def examples_of(paper: Paper, blocks: list[Block], shape: Shape, count: Callable
 class _Prompts:
     """The prompt of each section, with what it costs. A prompt that takes too many tokens loses first the title, then the outer headings."""
 
-    def __init__(self, title: str, flow: Flow, max_tokens: int, count: Callable[[str], int], family: Family) -> None:
+    def __init__(self, title: str, flow: Flow, max_tokens: int, count: TokenCounter, family: Family) -> None:
         self._title, self._flow, self._max, self._count, self._family = title, flow, max_tokens, count, family
         self._made: dict[tuple[int, bool], tuple[str, int]] = {}
 

@@ -7,11 +7,12 @@ back to the file's.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from papertune.dataset.read import Block, Pages
 from papertune.dataset.sentences import sentence_ends
+from papertune.dataset.tokens import TokenCounter
 
 Path = tuple[str, ...]  # headings from the section down to the subsection
 _SHORT = 100  # characters of a line that may be a heading which extraction took for text
@@ -43,6 +44,17 @@ class Flow:
     def __len__(self) -> int:
         return len(self.starts)
 
+    def replace(self, k: int, pieces: list[Piece]) -> None:
+        """Puts several pieces in the place of sentence ``k``."""
+        more = len(pieces) - 1
+        self.starts[k : k + 1] = [start for start, _, _ in pieces]
+        self.ends[k : k + 1] = [end for _, end, _ in pieces]
+        self.tokens[k : k + 1] = [tokens for _, _, tokens in pieces]
+        self.glue[k + 1 : k + 1] = [0] * more
+        self.section[k + 1 : k + 1] = [self.section[k]] * more
+        self.opens[k + 1 : k + 1] = [False] * more
+        self.leads[k:k] = [False] * more
+
     def span(self, start: int, end: int) -> tuple[int, int]:
         """The characters of the file from which ``text[start:end]`` was made; equal to them where nothing was dropped or unwrapped."""
         at, first = self._block(start)
@@ -66,7 +78,7 @@ def _offset(entry: tuple[int, Block]) -> int:
     return entry[0]
 
 
-def flow_of(blocks: Iterable[Block], count: Callable[[str], int], longest: int, most_tokens: int) -> Flow:
+def flow_of(blocks: Iterable[Block], count: TokenCounter, longest: int, most_tokens: int) -> Flow:
     """The flow of these blocks. Sentences over ``longest`` characters or ``most_tokens`` are halved until they fit."""
     flow = Flow()
     parts: list[str] = []
@@ -79,9 +91,8 @@ def flow_of(blocks: Iterable[Block], count: Callable[[str], int], longest: int, 
             while path and path[-1][0] >= block.level:
                 path.pop()
             path.append((block.level, block.text))
-            heading = "#" * (block.level + 1) + " " + block.text
-            parts.append(heading + "\n\n")
-            lead += heading + "\n\n"
+            parts.append("#" * (block.level + 1) + " " + block.text + "\n\n")
+            lead += parts[-1]
             at += len(parts[-1])
             fresh = True
             continue
@@ -90,38 +101,34 @@ def flow_of(blocks: Iterable[Block], count: Callable[[str], int], longest: int, 
             fresh = False
         flow._blocks.append((at, block))
         parts.append(block.text + "\n\n")
-        pieces = list(_pieces(block.text, count, longest, most_tokens))
+        ends = sentence_ends(block.text)
+        starts = [0, *(_next_word(block.text, end) for end in ends[:-1])]
         word = block.text.partition(" ")[0]
-        flow.starts += [at + start for start, _, _ in pieces]
-        flow.ends += [at + end for _, end, _ in pieces]
-        flow.tokens += [cost for _, _, cost in pieces]
-        flow.glue += [count("\n\n" + lead + word) - count(word)] + [0] * (len(pieces) - 1)
-        flow.section += [len(flow.paths) - 1] * len(pieces)
-        flow.opens += [True] + [False] * (len(pieces) - 1)
-        flow.leads += [False] * (len(pieces) - 1) + [_leads(block.text, pieces[-1][0])]
+        flow.starts += [at + start for start in starts]
+        flow.ends += [at + end for end in ends]
+        flow.glue += [count("\n\n" + lead + word) - count(word)] + [0] * (len(ends) - 1)
+        flow.section += [len(flow.paths) - 1] * len(ends)
+        flow.opens += [True] + [False] * (len(ends) - 1)
+        flow.leads += [False] * (len(ends) - 1) + [_leads(block.text, starts[-1])]
         lead = ""
         at += len(parts[-1])
     flow.text = "".join(parts)
+    flow.tokens = count.sentences(flow.text, flow.starts, flow.ends)
+    for k in range(len(flow) - 1, -1, -1):
+        if flow.ends[k] - flow.starts[k] > longest or flow.tokens[k] > most_tokens:
+            flow.replace(k, _fitting(flow.text, flow.starts[k], flow.ends[k], count, longest, most_tokens))
     return flow
+
+
+def _next_word(text: str, end: int) -> int:
+    while text[end].isspace():
+        end += 1
+    return end
 
 
 def _leads(text: str, last: int) -> bool:
     """Whether a paragraph, whose last sentence begins at ``last``, ends as a heading or an announcement does."""
     return text[-1] == ":" or (last == 0 and len(text) < _SHORT and text[-1] not in CLOSING)
-
-
-def _pieces(text: str, count: Callable[[str], int], longest: int, most_tokens: int) -> Iterator[Piece]:
-    """The sentences of a paragraph."""
-    start = 0
-    for end in sentence_ends(text):
-        while text[start].isspace():
-            start += 1
-        cost = count(text[start:end])
-        if end - start <= longest and cost <= most_tokens:
-            yield start, end, cost
-        else:
-            yield from _fitting(text, start, end, count, longest, most_tokens)
-        start = end
 
 
 def _fitting(text: str, start: int, end: int, count: Callable[[str], int], longest: int, most_tokens: int) -> list[Piece]:

@@ -33,7 +33,7 @@ from papertune.files import make_folder, sha256_of, write_text, writing
 from papertune.manifest import Manifest, key_of, read_manifest
 from papertune.records import Example
 
-CODE_VERSION = 5
+CODE_VERSION = 6
 """Raised when this room would write something else for the same input."""
 
 TRAIN, VAL, MANIFEST, PAGE = "train.jsonl", "val.jsonl", "dataset.json", "report.html"

@@ -6,7 +6,9 @@ sliding window is written too, though llama.cpp's Mistral does not read it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from pathlib import Path
 
 from papertune.base import Base
 from papertune.errors import UnsupportedModel
@@ -27,6 +29,7 @@ def describe(base: Base, vocabulary: Vocabulary, mix: Mix, *, name: str, provena
         Entry("general.architecture", "str", arch),
         Entry("general.type", "str", "model"),
         Entry("general.name", "str", name),
+        *([Entry("general.license", "str", licence)] if (licence := licence_of(base.folder)) else []),
         *(Entry(f"papertune.{key}", "str", value) for key, value in sorted(provenance.items())),
         Entry(f"{arch}.block_count", "u32", config["num_hidden_layers"]),
         Entry(f"{arch}.context_length", "u32", int(config.get("max_position_embeddings", 2048))),
@@ -50,6 +53,17 @@ def describe(base: Base, vocabulary: Vocabulary, mix: Mix, *, name: str, provena
         Entry("general.file_type", "u32", mix.file_type),
     ]
     return entries
+
+
+def licence_of(folder: Path) -> str:
+    """The licence that the model card names (``license: apache-2.0`` in README.md's front matter), or nothing."""
+    try:
+        card = (folder / "README.md").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    front = card.split("---", 2)[1] if card.startswith("---") and card.count("---") > 1 else ""
+    found = re.search(r"^license:[ \t]*([\w.-]+)[ \t]*$", front, re.MULTILINE)
+    return found[1] if found else ""
 
 
 def _rope(base: Base, arch: str) -> list[Entry]:

@@ -178,7 +178,8 @@ def _modelfile(config: ExportConfig, head: Head) -> Modelfile:
     stop = tokens[eos] if isinstance(tokens, list) and isinstance(eos, int) and eos < len(tokens) else b"</s>"
     assert isinstance(stop, bytes)
     settings = parameters(context if isinstance(context, int) else 2048, window if isinstance(window, int) else None, stop.decode())
-    return Modelfile(config.gguf_path.name, settings)
+    licence = metadata.get("general.license")
+    return Modelfile(config.gguf_path.name, settings, licence=licence if isinstance(licence, str) else "")
 
 
 def _write_modelfile(config: ExportConfig, modelfile: Modelfile, report: Report) -> None:

@@ -182,10 +182,10 @@ def swiglu_backward(d: Tensor, gate_up: Tensor) -> None:
     _swiglu_backward[(tokens, triton.cdiv(width, _COLUMNS))](d, gate_up, width, d.stride(0), WIDTH=_COLUMNS, num_warps=4)
 
 
-def dropout(x: Tensor, keys: Tensor, salt: int, share: float, onto: Tensor | None) -> Tensor:
+def dropout(x: Tensor, keys: Tensor, salt: int, share: float, onto: Tensor | None, scale: float = 1.0) -> Tensor:
     tokens, width = x.shape
     out = torch.empty(tokens, width, dtype=x.dtype, device=x.device) if onto is None else onto
-    numbers = (width, x.stride(0), out.stride(0), salt, round(share * 2**24), 1 / (1 - share))
+    numbers = (width, x.stride(0), out.stride(0), salt, round(share * 2**24), scale / (1 - share))
     _dropout[(tokens, triton.cdiv(width, _COLUMNS))](x, keys, out, *numbers, WIDTH=_COLUMNS, ADD=onto is not None, num_warps=4)
     return out
 

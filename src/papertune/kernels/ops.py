@@ -102,13 +102,13 @@ def dropout(x: Tensor, keys: Tensor, salt: int, share: float) -> Tensor:
     return fused.dropout(x, keys, salt, share, None) if fused else reference.dropout(x, keys, salt, share)
 
 
-def dropout_add_(out: Tensor, x: Tensor, keys: Tensor, salt: int, share: float) -> None:
-    """out += dropout(x): the backward pass of ``dropout`` added to another gradient."""
+def dropout_add_(out: Tensor, x: Tensor, keys: Tensor, salt: int, share: float, scale: float) -> None:
+    """out += scale · dropout(x): the backward pass of ``dropout`` added to another gradient."""
     fused = _fused(x)
     if fused:
-        fused.dropout(x, keys, salt, share, out)
+        fused.dropout(x, keys, salt, share, out, scale)
     else:
-        out += reference.dropout(x, keys, salt, share)
+        out += reference.dropout(x, keys, salt, share, scale)
 
 
 def cross_entropy_(logits: Tensor, targets: Tensor, scale: float) -> Tensor:

@@ -74,8 +74,8 @@ def swiglu_backward(d: Tensor, gate_up: Tensor) -> None:
     gate_up.copy_(torch.cat((wide * up * s * (1 + gate * (1 - s)), wide * gate * s), dim=1))
 
 
-def dropout(x: Tensor, keys: Tensor, salt: int, share: float) -> Tensor:
-    """x: (T, H) with ``share`` of its numbers set to 0 and the rest divided by 1 − share; keys: (T) int32, one a token.
+def dropout(x: Tensor, keys: Tensor, salt: int, share: float, scale: float = 1.0) -> Tensor:
+    """x: (T, H) with ``share`` of its numbers set to 0 and the rest times scale / (1 − share); keys: (T) int32, one a token.
 
     Whether number j of token t is kept hangs on (keys[t], salt, j) alone, so the backward pass makes the same mask again and keeps none,
     and a token's mask does not change with the tokens it is packed with.
@@ -83,7 +83,7 @@ def dropout(x: Tensor, keys: Tensor, salt: int, share: float) -> Tensor:
     column = torch.arange(x.shape[1], device=x.device) * 0x9E3779B9
     h = mix(((keys.long() ^ salt)[:, None] + column) & _MASK)
     kept = (h >> 8) >= round(share * 2**24)
-    return torch.where(kept, _wide(x) * (1 / (1 - share)), 0).to(x.dtype)
+    return torch.where(kept, _wide(x) * (scale / (1 - share)), 0).to(x.dtype)
 
 
 def mix(h: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -12,6 +13,7 @@ from papertune.write.guard import Guard, endless
 from papertune.writers import Writer
 
 _STRIKES = 4  # sentences in a row that may be rejected, each followed by another attempt
+_HEAT = {"repeats": 0.15, "drifts": -0.15}  # by what share each rejection in a row changes the temperature of the next attempt
 _ATTEMPTS = 60  # requests a section may take in all
 _EARLY = 0.3  # share of the wished length from which an end by the model is taken for one
 _LATE = 1.15  # share from which any sentence may be the last; before, the end of a paragraph is waited for
@@ -37,18 +39,26 @@ class Section:
     text: str = ""
     _pending: str = ""  # the beginning of the next sentence
     _strikes: int = 0
-    _ended: bool = False  # by the model
-    _faults: dict[str, int] = field(default_factory=dict)
+    _fault: str = ""  # of the last sentence that was rejected
+    _faults: Counter[str] = field(default_factory=Counter)
 
     def write(self, writer: Writer, sampling: Sampling) -> str:
-        """Writes the section; returns its text. May be empty, if the model brings nothing that the guard lets pass."""
+        """Writes the section; returns its text. May be empty, if the model brings nothing that the guard lets pass.
+
+        When a model has drifted as often as it may, the guard becomes lenient for the rest of the article: word salad shows a user more
+        about the model than an empty section.
+        """
         for attempt in range(_ATTEMPTS):
             most = min(_MOST, writer.context // 4, max(_LEAST, int((self.words - self.written) * _TOKENS_A_WORD)))
             asked = prompt(self.title, self.before, self.heading, self.text + self._pending, room=writer.context - most - 2, count=writer.count)
             seed = (sampling.seed * 1_000_003 + self.number * 1_009 + attempt) % (1 << 31)
-            draw = replace(sampling, seed=seed, temperature=min(2.0, sampling.temperature * (1 + 0.15 * self._strikes)))
-            if self._take(writer, asked, draw, most) or self._strikes >= _STRIKES:
+            heat = 1 + _HEAT.get(self._fault, 0.0) * self._strikes
+            if self._take(writer, asked, replace(sampling, seed=seed, temperature=sampling.temperature * heat), most):
                 break
+            if self._strikes >= _STRIKES:
+                if self.guard.lenient or self._fault != "drifts":
+                    break
+                self.guard.lenient, self._strikes = True, 0
         self.text = self.text.rstrip()
         return self.text
 
@@ -59,7 +69,8 @@ class Section:
     @property
     def troubles(self) -> str:
         """What was rejected, in words; empty when nothing was."""
-        return ", ".join(f"{count} {fault}" for fault, count in sorted(self._faults.items()))
+        said = {"repeats": "repeated what stood there", "drifts": "were no prose"}
+        return ", ".join(f"{count} {said[fault]}" for fault, count in sorted(self._faults.items()))
 
     def _take(self, writer: Writer, asked: str, sampling: Sampling, most: int) -> bool:
         """Reads one answer as long as it is of use; returns whether the section is done."""
@@ -88,8 +99,11 @@ class Section:
             if not self._accept(sentence) or self._done():
                 return False
         if endless(self._pending):
-            self._reject("drifts")
-            return False
+            if not self.guard.lenient:
+                self._reject("drifts")
+                return False
+            words, _, self._pending = self._pending.rpartition(" ")
+            return self._accept(words + " ") and not self._done()
         return True
 
     def _accept(self, sentence: str) -> bool:
@@ -97,7 +111,7 @@ class Section:
             self._reject(fault)
             return False
         self.guard.keep(sentence)
-        self._strikes = 0
+        self._strikes, self._fault = 0, ""
         self.text += sentence
         self.emit(sentence)
         return True
@@ -105,7 +119,8 @@ class Section:
     def _reject(self, fault: str) -> None:
         self._pending = ""
         self._strikes += 1
-        self._faults[fault] = self._faults.get(fault, 0) + 1
+        self._fault = fault
+        self._faults[fault] += 1
 
     def _done(self) -> bool:
         words = self.written

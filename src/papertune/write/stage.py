@@ -6,7 +6,6 @@ anew from it and goes on with the section it was at, which comes out as it would
 
 from __future__ import annotations
 
-import hashlib
 import re
 import unicodedata
 from collections import Counter
@@ -128,10 +127,12 @@ class _Article:
         first = len(self.sections)
         target = max(1, round(self._config.words / len(headings)))
         guard = Guard()
-        for _, text in self.sections:
+        for i, (_, text) in enumerate(self.sections):
+            guard.lenient = self._journal.items[_key(i)]["lenient"]
             for sentence in SENTENCE.split(text):
                 guard.keep(sentence)
         sampling = Sampling(temperature=self._config.temperature, seed=self._config.seed)
+        strict = not guard.lenient
         self._on_event(Started(f"Writing {self._output}", len(headings), "sections", first))
         write_text(self._output, self.text)
         with _appending(self._output) as file:
@@ -140,11 +141,14 @@ class _Article:
                 section = Section(self._config.title, tuple(self.sections), headings[i], target, i, guard, lambda text: _put(file, text))
                 text = section.write(writer, sampling)
                 _put(file, "\n")
-                self._journal.record(_key(i), heading=headings[i], text=text, sha256=hashlib.sha256(text.encode()).hexdigest())
+                self._journal.record(_key(i), heading=headings[i], text=text, lenient=guard.lenient)
                 self.sections.append((headings[i], text))
                 self.states["ok" if text else "empty"] += 1
                 if section.troubles:
-                    self._on_event(Notice(f"{headings[i]}: sentences left out: {section.troubles}."))
+                    self._on_event(Notice(f"{headings[i]}: of the sentences left out {section.troubles}."))
+                if strict and guard.lenient:
+                    strict = False
+                    self._on_event(Notice("The model writes little that is prose; from here on it is taken as it comes.", "warning"))
                 self._on_event(Unit(i + 1, headings[i], {"words": str(self.words)}))
         write_text(self._output, self.text)  # the same words, without spaces at the ends of sections
         if first:

@@ -22,6 +22,7 @@ from papertune.records import Document
 
 BOLD = re.compile(r"bold|black|heavy|semibold|demi|[-.,]B(I|$)|CMBX|MTSYB", re.I)
 ITALIC = re.compile(r"ital|obli|slant|[-.,](B?I|It)($|\W)|CMTI|CMMI", re.I)
+SURROGATES = re.compile(r"[\ud800-\udfff]")
 FORCED_BOLD, ITALIC_FLAG = 1 << 18, 1 << 6  # font descriptor flags, ISO 32000-1 table 123
 HEADER_WITHIN = 1024  # bytes at the start among which "%PDF-" must stand, as in Acrobat
 STRIDE = 12  # characters; about the length of a text object
@@ -29,39 +30,42 @@ STRIDE = 12  # characters; about the length of a text object
 # A run is taken apart where its characters stand wider than this, in font sizes a character, and at gaps wider than WIDE_GAP.
 WIDE_RUN, WIDE_GAP = 0.72, 1.2
 
+# The same functions as in ``raw``, returning addresses: making a typed pointer and taking it apart costs thrice the call.
+_text_object = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int)(ctypes.cast(raw.FPDFText_GetTextObject, ctypes.c_void_p).value or 0)
+_page_object = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int)(ctypes.cast(raw.FPDFPage_GetObject, ctypes.c_void_p).value or 0)
+_font_of = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(ctypes.cast(raw.FPDFTextObj_GetFont, ctypes.c_void_p).value or 0)
+
 
 class Fast:
     name = "fast"
 
     def read(self, path: Path) -> Document:
-        with path.open("rb") as file:
-            if b"%PDF-" not in file.read(HEADER_WITHIN):
-                raise NotPdf("no %PDF- header")
-        pages: list[Page] = []
-        broken: list[int] = []
-        document = _open(path)
-        try:
-            count = len(document)
-            for index in range(count):
-                page = _read_page(document, index)
-                if page is None:
-                    broken.append(index + 1)
-                else:
-                    pages.append(page)
-        finally:
-            document.close()
+        pages, count = pages_of(path)
         if not pages:
             raise Damaged("no page could be read")
         if not any(page.upright or page.rotated for page in pages):
             raise NoTextLayer(f"{count} pages without text")
-        result = Document(source="", sha256="", engine=self.name, pages=count, blocks=tuple(blocks_of(pages)))
-        if broken:
-            raise PartlyRead(f"{len(broken)} of {count} pages could not be read, the first of them page {broken[0]}", result)
-        return result
+        document = Document(source="", sha256="", engine=self.name, pages=count, blocks=tuple(blocks_of(pages)))
+        if len(pages) < count:
+            raise PartlyRead(f"{count - len(pages)} of {count} pages could not be read", document)
+        return document
 
 
 def open_backend(_options: Options) -> Fast:
     return Fast()
+
+
+def pages_of(path: Path) -> tuple[list[Page], int]:
+    """The pages that can be read, and how many the document has."""
+    with path.open("rb") as file:
+        if b"%PDF-" not in file.read(HEADER_WITHIN):
+            raise NotPdf("no %PDF- header")
+    document = _open(path)
+    try:
+        pages = [_read_page(document, index) for index in range(len(document))]
+        return [page for page in pages if page is not None], len(pages)
+    finally:
+        document.close()
 
 
 def _open(path: Path) -> pdfium.PdfDocument:
@@ -102,6 +106,7 @@ class _TextPage:
         self.fonts: dict[int, tuple[str, bool, bool]] = {}
         self.matrix, self.box = raw.FS_MATRIX(), raw.FS_RECTF()
         self.x, self.y = ctypes.c_double(), ctypes.c_double()
+        self.top_level = {_page_object(handle, index) for index in range(raw.FPDFPage_CountObjects(handle))}  # text outside of these is drawn by a form, as pictures are
         found = raw.FPDF_GetPageBoundingBox(handle, self.box)
         crop = (self.box.left, self.box.top, self.box.right, self.box.bottom) if found else (0.0, page.height, page.width, 0.0)
         # pdfium's text coordinates ignore the page's own rotation: x' = xx * x + xy * y + x0 and y' = yx * x + yy * y + y0 undo it.
@@ -115,10 +120,20 @@ class _TextPage:
 
     def read(self) -> None:
         characters = self._characters()
-        for start, end in self._runs():
+        for start, end, drawn_by in self._runs():
+            if characters[start:end].isspace():
+                continue
+            size = self._size(start)
+            if size <= 0:
+                continue
+            left, baseline = self._start(start)
+            right = self._right(end - 1)
             space = characters[end : end + 1].isspace()
-            for first, last in self._pieces(characters, start, end):
-                self._add(characters[first:last], first, last - 1, space or last < end)
+            if right - left < WIDE_RUN * size * (end - start):
+                self._add(drawn_by, characters[start:end], left, right, baseline, size, space)
+            else:
+                for first, last in self._pieces(characters, start, end, size):
+                    self._add(drawn_by, characters[first:last], self._left(first), self._right(last - 1), baseline, size, space or last < end)
 
     def _characters(self) -> str:
         """All characters, one for each of pdfium's indices."""
@@ -129,38 +144,30 @@ class _TextPage:
             return units
         return "".join(chr(raw.FPDFText_GetUnicode(self.text, index)) for index in range(self.count))
 
-    def _object(self, index: int) -> int | None:
-        return ctypes.cast(raw.FPDFText_GetTextObject(self.text, index), ctypes.c_void_p).value
-
-    def _runs(self) -> Iterator[tuple[int, int]]:
-        """Bounds of the characters drawn by each text object; those that belong to none were made up by pdfium: spaces and line ends."""
-        start = 0
-        while start < self.count:
-            drawn_by = self._object(start)
+    def _runs(self) -> Iterator[tuple[int, int, int]]:
+        """Bounds of the characters drawn by each text object, and its address. What no object drew was made up by pdfium: spaces and line ends."""
+        text, count, start = self.text, self.count, 0
+        while start < count:
+            drawn_by = _text_object(text, start)
             end = start + 1
-            step = STRIDE
+            step = STRIDE if drawn_by is not None else 0
             while step:
-                if end + step - 1 < self.count and self._object(end + step - 1) == drawn_by:
+                if end + step <= count and _text_object(text, end + step - 1) == drawn_by:
                     end += step
                 else:
                     step //= 2
             if drawn_by is not None:
-                yield start, end
+                yield start, end, drawn_by
             start = end
 
-    def _pieces(self, characters: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """The run, or its parts where one text object draws several cells of a table or lines of two columns."""
-        if end - start > 1:
-            left, right, size = self._left(start), self._right(end - 1), self._size(start)
-            if right - left > WIDE_RUN * size * (end - start):
-                previous = start
-                for index in range(start + 1, end):
-                    if not characters[index].isspace() and characters[index - 1].isspace() and self._gap(characters, index) > WIDE_GAP * size:
-                        yield previous, index
-                        previous = index
-                yield previous, end
-                return
-        yield start, end
+    def _pieces(self, characters: str, start: int, end: int, size: float) -> Iterator[tuple[int, int]]:
+        """The parts of a run that draws several cells of a table or lines of two columns."""
+        previous = start
+        for index in range(start + 1, end):
+            if not characters[index].isspace() and characters[index - 1].isspace() and self._gap(characters, index) > WIDE_GAP * size:
+                yield previous, index
+                previous = index
+        yield previous, end
 
     def _gap(self, characters: str, index: int) -> float:
         """White space before the character."""
@@ -190,23 +197,24 @@ class _TextPage:
         raw.FPDFText_GetMatrix(self.text, index, self.matrix)
         return float(raw.FPDFText_GetFontSize(self.text, index)) * hypot(self.matrix.c, self.matrix.d)
 
-    def _add(self, text: str, first: int, last: int, space: bool) -> None:
-        size = self._size(first)
-        if not text.strip() or size <= 0:
+    def _add(self, drawn_by: int, text: str, left: float, right: float, baseline: float, size: float, space: bool) -> None:
+        if not text.strip():
             return
-        font, bold, italic = self._font(first)
+        if SURROGATES.search(text):  # a character beyond U+FFFF has two of pdfium's indices
+            text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        font, bold, italic = self._font(drawn_by)
         xx, xy, _, yx, yy, _ = self.turn
-        along = xx * self.matrix.a + xy * self.matrix.b
-        upright = along > 0 and abs(yx * self.matrix.a + yy * self.matrix.b) < 0.1 * along
-        left, baseline = self._start(first)
-        span = Span(text, left, self._right(last), baseline, size, font, bold, italic, space)
+        matrix = self.matrix
+        along = xx * matrix.a + xy * matrix.b
+        upright = along > 0 and abs(yx * matrix.a + yy * matrix.b) < 0.1 * along
+        span = Span(text, left, right, baseline, size, font, bold, italic, space, drawn_by not in self.top_level)
         (self.page.upright if upright else self.page.rotated).append(span)
 
-    def _font(self, index: int) -> tuple[str, bool, bool]:
+    def _font(self, drawn_by: int) -> tuple[str, bool, bool]:
         """Name without its subset tag, and whether it is bold and italic."""
-        font = raw.FPDFTextObj_GetFont(raw.FPDFText_GetTextObject(self.text, index))
-        key = ctypes.cast(font, ctypes.c_void_p).value or 0
+        key = _font_of(drawn_by) or 0
         if key not in self.fonts:
+            font = ctypes.cast(key, raw.FPDF_FONT)
             length = raw.FPDFFont_GetBaseFontName(font, None, 0)
             buffer = ctypes.create_string_buffer(max(1, length))
             raw.FPDFFont_GetBaseFontName(font, buffer, length)

@@ -13,23 +13,24 @@ from papertune.extract.layout.blocks import blocks_of_rows
 from papertune.extract.layout.characters import clean
 from papertune.extract.layout.furniture import furniture
 from papertune.extract.layout.hyphens import Vocabulary
+from papertune.extract.layout.labeller import kinds_of
 from papertune.extract.layout.lines import Page, lines_of
 from papertune.extract.layout.order import in_reading_order
-from papertune.extract.layout.rules import kinds_by_rules
-from papertune.extract.layout.setting import body_of, rows_of
+from papertune.extract.layout.setting import Body, Row, body_of, rows_of
 from papertune.records import Block, Place
 
 
 def blocks_of(pages: Sequence[Page]) -> list[Block]:
     """The paper's blocks in reading order, the furniture of all pages last."""
+    rows, body, aside = rows_and_body(pages)
+    return blocks_of_rows(rows, kinds_of(rows, body), body, Vocabulary(row.line.text for row in rows)) + aside
+
+
+def rows_and_body(pages: Sequence[Page]) -> tuple[list[Row], Body, list[Block]]:
+    """The lines in reading order, the body type, and the furniture."""
     lines = [lines_of(page) for page in pages]
-    aside = furniture(pages, lines)
-    kept = [[line for line in page if id(line) not in aside] for page in lines]
-    body = body_of(kept)
+    found = furniture(pages, lines)
+    kept = [[line for line in page if id(line) not in found] for page in lines]
     rows = rows_of((page, column) for page, its_lines in zip(pages, kept, strict=True) for column in in_reading_order(its_lines))
-    vocabulary = Vocabulary(row.line.text for row in rows)
-    blocks = blocks_of_rows(rows, kinds_by_rules(rows, body), body, vocabulary)
-    blocks += [
-        Block("furniture", text, (Place(line.page, line.box),)) for page in lines for line in page if id(line) in aside and (text := clean(line.text))
-    ]
-    return blocks
+    aside = [Block("furniture", text, (Place(line.page, line.box),)) for page in lines for line in page if id(line) in found and (text := clean(line.text))]
+    return rows, body_of(kept), aside

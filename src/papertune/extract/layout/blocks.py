@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from papertune.extract.layout import patterns
 from papertune.extract.layout.characters import clean
 from papertune.extract.layout.hyphens import Vocabulary
+from papertune.extract.layout.ligatures import Ligatures
 from papertune.extract.layout.setting import Body, Row
 from papertune.records import Block, Kind, Place
 
@@ -15,6 +16,7 @@ FLOATING = frozenset(("caption", "table", "footnote", "furniture", "author", "fo
 
 def blocks_of_rows(rows: Sequence[Row], kinds: Sequence[Kind], body: Body, vocabulary: Vocabulary) -> list[Block]:
     """Blocks in reading order; a paragraph that goes on behind a float stands where it began."""
+    ligatures = Ligatures([row.line.text for row in rows])
     groups: list[tuple[Kind, list[Row]]] = []
     flow: tuple[Kind, list[Row]] | None = None  # the last block that is no float
     last: tuple[Kind, list[Row]] | None = None
@@ -29,7 +31,7 @@ def blocks_of_rows(rows: Sequence[Row], kinds: Sequence[Kind], body: Body, vocab
             groups.append(last)
         if kind not in FLOATING:
             flow = last
-    return [block for kind, group in groups if (block := _block(kind, group, vocabulary)).text]
+    return [block for kind, group in groups if (block := _block(kind, group, vocabulary, ligatures)).text]
 
 
 def _uses_indents(rows: Sequence[Row], kinds: Sequence[Kind], body: Body) -> bool:
@@ -43,6 +45,8 @@ def _begins(previous: Row, row: Row, kind: Kind, body: Body, indented: bool) -> 
     """Whether ``row`` begins a block of its own, ``previous`` being the last line of the same kind."""
     adjacent = previous.column == row.column and previous.line.page == row.line.page
     drop = row.line.baseline - previous.line.baseline
+    if adjacent and previous.run_in and drop < 1:
+        return False
     if kind in ("title", "heading"):
         same = abs(row.line.size - previous.line.size) < 0.6 and abs(row.line.bold - previous.line.bold) < 0.5
         numbered = patterns.NUMBERED.match(row.line.text)
@@ -57,9 +61,7 @@ def _begins(previous: Row, row: Row, kind: Kind, body: Body, indented: bool) -> 
         if indented and 0.5 * body.size < row.indent < 5 * body.size and abs(row.indent - previous.indent) > 3:
             return True
         return _ends(previous) and previous.shortfall > (1.2 if indented else 2.0) * body.size and not row.line.text[:1].islower()
-    if not _ends(previous):
-        return False
-    if row.line.text[:1].islower():
+    if not _ends(previous) or row.line.text[:1].islower():
         return False
     if indented:
         return row.indent > 0.5 * body.size or previous.shortfall > 2 * body.size
@@ -67,14 +69,14 @@ def _begins(previous: Row, row: Row, kind: Kind, body: Body, indented: bool) -> 
 
 
 def _ends(row: Row) -> bool:
-    return patterns.SENTENCE_END.search(row.line.text) is not None
+    return patterns.SENTENCE_END.search(row.line.text[-24:]) is not None
 
 
-def _block(kind: Kind, rows: Sequence[Row], vocabulary: Vocabulary) -> Block:
+def _block(kind: Kind, rows: Sequence[Row], vocabulary: Vocabulary, ligatures: Ligatures) -> Block:
     text = ""
     for row in rows:
         text = vocabulary.join(text, row.line.text)
-    return Block(kind, clean(text), _places(rows), _level(text) if kind == "heading" else 0)
+    return Block(kind, clean(ligatures.mend(text)), _places(rows), _level(text) if kind == "heading" else 0)
 
 
 def _level(text: str) -> int:

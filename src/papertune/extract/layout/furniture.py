@@ -13,8 +13,8 @@ NUMBERS_IN_ROW = 8  # line numbers a page from which on they are believed
 _DIGITS = re.compile(r"\d+")
 _PAGE_NUMBER = re.compile(r"\W*(page|p\.|e|s)?\W*\d{1,5}(\W*(of|/)\W*\d{1,5})?\W*", re.I)
 _NOTICE = re.compile(
-    r"©|\(c\) ?(19|20)\d\d|copyright|creative commons|licen[sc]e|all rights reserved|doi\.org|\bdoi:|https?://|www\.|\bissn\b|downloaded from"
-    r"|\bet al\b.*\d{4}|volume \d|vol\. ?\d|article id",
+    r"\W*(?:©|\(c\) ?(?:19|20)\d\d|copyright|(?:https?://)?(?:dx\.)?doi(?:\.org|:)|https?://|www\.|e?issn\b|downloaded from|available (?:online )?at|volume \d|vol\. ?\d"
+    r"|citation:|article id\b|this is an open.access)",
     re.I,
 )
 
@@ -22,6 +22,9 @@ _NOTICE = re.compile(
 def furniture(pages: Sequence[Page], lines: Sequence[Sequence[Line]]) -> set[int]:
     """The ids of the lines that are furniture; ``lines`` holds each page's."""
     found = {id(line) for page in lines for line in page if line.rotated}
+    insets = [line for page in lines for line in page if line.spans[0].inset]
+    if 2 * sum(line.letters for line in insets) < sum(line.letters for page in lines for line in page):
+        found.update(id(line) for line in insets)  # words in pictures, and what pictures cut out of a page hide
     repeated: dict[tuple[str, int], set[int]] = defaultdict(set)
     for page, its_lines in zip(pages, lines, strict=True):
         for line in its_lines:
@@ -32,7 +35,7 @@ def furniture(pages: Sequence[Page], lines: Sequence[Sequence[Line]]) -> set[int
             if not in_margin(line, page):
                 continue
             count = _neighbours(repeated, line)
-            if count >= max(2, min(3, 0.3 * len(pages))) or _PAGE_NUMBER.fullmatch(line.text) or _NOTICE.search(line.text):
+            if count >= max(2, min(3, 0.3 * len(pages))) or _PAGE_NUMBER.fullmatch(line.text) or _NOTICE.match(line.text):
                 found.add(id(line))
         found |= _line_numbers(its_lines)
     return found

@@ -9,12 +9,14 @@ are put back into the line they stand in.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from papertune.records import Box
 
+_NOT_LETTERS = re.compile(r"[\W\d_]+")
 ASCENT, DESCENT = 0.75, 0.25  # of the font size; the fonts' own figures are too often wrong
 
 # Widest gap, in font sizes, between two spans of one line: drawn one after the other, and drawn at different times.
@@ -24,7 +26,10 @@ GAP_DRAWN_APART = 0.4
 
 @dataclass(slots=True)
 class Span:
-    """Text drawn in one go. ``font`` is the font's name in the file; ``space`` says that white space follows."""
+    """Text drawn in one go. ``font`` is the font's name in the file; ``space`` says that white space follows.
+
+    ``inset`` says that it belongs to a form placed on the page, as pictures made elsewhere do.
+    """
 
     text: str
     left: float
@@ -35,6 +40,7 @@ class Span:
     bold: bool = False
     italic: bool = False
     space: bool = False
+    inset: bool = False
 
     @property
     def top(self) -> float:
@@ -83,7 +89,7 @@ class Line:
 
     @cached_property
     def letters(self) -> int:
-        return sum(character.isalpha() for character in self.text)
+        return len(_NOT_LETTERS.sub("", self.text))
 
     @cached_property
     def bold(self) -> float:
@@ -147,6 +153,8 @@ def _adjoin(left: Span, right: Span, gap: float) -> bool:
     """Whether ``right`` continues the line of ``left``: next to it, and beside it at no more than a superscript's height."""
     size = max(left.size, right.size)
     overlap = min(left.bottom, right.bottom) - max(left.top, right.top)
+    if left.inset != right.inset:
+        return False
     return overlap > 0.4 * min(left.size, right.size) and -0.5 * size < right.left - left.right < gap * size
 
 

@@ -49,15 +49,14 @@ def _columns(lines: list[Line]) -> list[list[Line]]:
 def _gutter(lines: list[Line]) -> float | None:
     """The left edge of the column right of a gutter: shared by many lines, with few lines across it and many that end before it."""
     edges = sorted(line.left for line in lines if line.letters > 10)
-    best: tuple[int, float] | None = None
+    clusters: list[tuple[int, float]] = []
     start = 0
     for index, edge in enumerate(edges):
         while edge - edges[start] > SAME_EDGE:
             start += 1
-        count = index - start + 1
-        if count >= LEAST_LINES and (best is None or count > best[0]) and _parts(lines, edges[start]):
-            best = (count, edges[start])
-    return best[1] if best else None
+        clusters.append((index - start + 1, edges[start]))
+    candidates = dict.fromkeys(edge for count, edge in sorted(clusters, reverse=True) if count >= LEAST_LINES)
+    return next((edge for edge in candidates if _parts(lines, edge)), None)
 
 
 def _parts(lines: list[Line], edge: float) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from papertune.extract.layout.lines import Line, Page
+from papertune.extract.layout.run_in import without_run_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,8 @@ class Body:
 class Row:
     """A line in its column. ``above`` and ``below`` are distances between baselines in points, None at the column's ends.
 
-    ``left`` and ``right`` are the column's edges as its long lines show them; ``column`` numbers the columns of the document.
+    ``left`` and ``right`` are the column's edges as its long lines show them; ``column`` numbers the columns of the document. ``run_in`` says that
+    the line is only the heading with which a line of text begins.
     """
 
     line: Line
@@ -33,6 +35,7 @@ class Row:
     right: float
     above: float | None
     below: float | None
+    run_in: bool = False
 
     @property
     def indent(self) -> float:
@@ -52,7 +55,8 @@ def rows_of(columns: Iterable[tuple[Page, Sequence[Line]]]) -> list[Row]:
         for index, line in enumerate(lines):
             above = line.baseline - lines[index - 1].baseline if index else None
             below = lines[index + 1].baseline - line.baseline if index + 1 < len(lines) else None
-            rows.append(Row(line, page, number, left, right, above, below))
+            parts = without_run_in(line)
+            rows.extend(Row(part, page, number, left, right, above, below, part is not parts[-1]) for part in parts)
     return rows
 
 

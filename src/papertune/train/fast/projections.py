@@ -118,8 +118,7 @@ class Group:
             ops.accumulate_(up.gradient, dy[:, up.rows].T, u[:, up.columns])
         ops.accumulate_(lora.gradient, v[:, : len(lora.a)].T, self._dropped(x, dropout), lora.scale)
         if dropout.share:
-            through = (v @ self._a).mul_(lora.scale)
-            ops.dropout_add_(dx, through, dropout.keys, self._salt, dropout.share)
+            ops.dropout_add_(dx, v @ self._a, dropout.keys, self._salt, dropout.share, lora.scale)
         else:
             dx.addmm_(v, self._a, alpha=lora.scale)
         return dx
