@@ -343,6 +343,30 @@ def test_the_metadata_is_what_llama_cpp_and_ollama_need(config: Callable[..., Ex
     assert fields["tokenizer.ggml.token_type"][3] == 6  # a byte
 
 
+def test_the_licence_of_the_model_card_goes_along(config: Callable[..., ExportConfig], tmp_path: Path, lora: Path) -> None:
+    adapter = _folder_of(open_base("tiny").folder, tmp_path / "model", lora, {})
+    (tmp_path / "model" / "README.md").write_text("---\nlanguage: en\nlicense: apache-2.0\n---\n# A model\nlicense: not this\n")
+    run(config(lora_path=adapter, verify=False))
+    assert read_head(Path("scientific-mistral.gguf")).metadata["general.license"] == "apache-2.0"
+    assert 'LICENSE """apache-2.0"""' in Path("Modelfile").read_text()
+
+
+def test_the_adapter_may_be_merged_into_what_training_saw(config: Callable[..., ExportConfig]) -> None:
+    import torch
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+    from safetensors.torch import load_file
+
+    run(config(merge_base="nf4", merged_dir=Path("merged"), verify=False))
+    name = "model.layers.0.mlp.down_proj.weight"
+    base = load_file(open_base("tiny").folder / "model.safetensors")
+    a, b = (torch.from_numpy(half) for half in open_adapter(config().lora_path).pairs()[name.removesuffix(".weight")])
+    seen = dequantize_4bit(*quantize_4bit(base[name], quant_type="nf4", compress_statistics=True))
+    merged = load_file("merged/model.safetensors")
+    assert torch.equal(merged[name], (seen.float() + (b @ a) * 2.0).bfloat16())
+    assert torch.equal(merged["model.embed_tokens.weight"], base["model.embed_tokens.weight"])
+    assert read_head(Path("scientific-mistral.gguf")).metadata["papertune.merge_base"] == "nf4"
+
+
 def test_every_tensor_has_the_type_llama_quantize_gives_it(config: Callable[..., ExportConfig]) -> None:
     """A tiny model's rows of 32 and 64 values do not divide into super-blocks."""
     run(config())
