@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from papertune.dataset.chunks import cut
 from papertune.dataset.flow import Flow, flow_of
 from papertune.dataset.read import parse
+from papertune.dataset.tokens import TokenCounter
 
 TEXT = st.lists(
     st.one_of(
@@ -20,13 +23,20 @@ TEXT = st.lists(
 SIZE, MOST = 200, 60
 
 
-def count(text: str) -> int:
-    """Tokens of two characters."""
-    return (len(text) + 1) // 2
+class Pairs:
+    """A tokenizer whose tokens are two characters long, the first with the space before a word."""
+
+    bos, eos, size = 1, 2, 3
+
+    def encode(self, text: str) -> list[int]:
+        return [3] * -(-len(text) // 2)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        raise NotImplementedError
 
 
 def flow(text: str) -> Flow:
-    return flow_of(parse(text)[1], count, SIZE, MOST)
+    return flow_of(parse(text)[1], TokenCounter(Pairs()), SIZE, MOST)
 
 
 @settings(max_examples=200)

@@ -97,4 +97,4 @@ def _powers(base: int, count: int) -> Numbers:
 
 def _extended(powers: Numbers) -> Numbers:
     """Twice as many powers of the same base."""
-    return np.concatenate([powers, powers * (powers[-1] * powers[1])])
+    return np.concatenate([powers, powers * (powers[-1:] * powers[1:2])])  # arrays wrap around in silence, scalars warn
