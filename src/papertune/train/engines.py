@@ -6,13 +6,13 @@ read and write the same checkpoints.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
 from papertune.base import Base
 from papertune.errors import BadValue
-from papertune.kernels import ops
+from papertune.train.fast.opening import why_not
 from papertune.train.fast.shape import unsupported
 from papertune.train.loop import Engine, out_of_memory
 from papertune.train.model import Device, load_model, make_deterministic
@@ -30,12 +30,11 @@ class Lora:
 
 def choose_engine(wanted: str, base: Base, device: Device) -> tuple[str, str]:
     """(name, why) for ``wanted``: auto, fast or reference. Raises BadValue when fast is wanted and cannot be."""
-    obstacle = unsupported(base)
-    if wanted == "fast" and obstacle:
-        raise BadValue(f"--engine fast cannot train {base.name}: {obstacle}.", "Choose --engine auto.")
+    if wanted == "fast" and unsupported(base):
+        raise BadValue(f"--engine fast cannot train {base.name}: {unsupported(base)}.", "Choose --engine auto.")
     if wanted != "auto":
         return wanted, "as asked"
-    obstacle = ops.unavailable(torch.device(device.kind)) or obstacle
+    obstacle = why_not(base, device)
     return ("reference", f"since {obstacle}") if obstacle else ("fast", "since this GPU and model allow it")
 
 
@@ -60,7 +59,21 @@ def _fast(base: Base, device: Device, lora: Lora, layers: int | None) -> Engine:
     from papertune.train.fast.engine import FastEngine, load_frozen
     from papertune.train.fast.plan import Plan
 
-    if layers is not None:
-        base = replace(base, config={**base.config, "num_hidden_layers": layers})
-    frozen = load_frozen(base, device)
-    return FastEngine(base, frozen, device, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, targets=lora.targets, plan=Plan())
+    plan = None if layers is None else Plan()  # a few layers would all be kept, the whole model's may not fit: measured is what always fits
+    return FastEngine(
+        base,
+        load_frozen(base, device, layers),
+        device,
+        rank=lora.rank,
+        alpha=lora.alpha,
+        dropout=lora.dropout,
+        targets=lora.targets,
+        plan=plan,
+        memory=_allocator_limit() if device.kind == "cuda" else 0,
+    )
+
+
+def _allocator_limit() -> int:
+    """Bytes that torch's allocator may hold where the caller has limited it; 0 where not."""
+    fraction = torch.cuda.get_per_process_memory_fraction()
+    return int(fraction * torch.cuda.get_device_properties(0).total_memory) if fraction < 1 else 0

@@ -70,25 +70,24 @@ def estimate(engine: str, base: Base, device: Device, lora: Lora, data: Sequence
         # A checkpoint holds float32 weights and two 8-bit moments; one more is written before the oldest goes, and final has the weights.
         disk=int(weights * (4 + 2) * (KEEP + 1) + weights * 4),
         seconds=seconds * schedule.total / schedule.batch,
-        tokens_per_second=sum(len(item.ids) for part in step for item in part) / seconds,
+        tokens_per_second=sum(len(item.ids) for item in step) / seconds,
     )
 
 
-def _typical_step(data: Sequences, schedule: Schedule) -> list[list[TokenSequence]]:
-    """The micro-batches of one step, of sequences from evenly spread places in the data when ordered by length."""
+def _typical_step(data: Sequences, schedule: Schedule) -> list[TokenSequence]:
+    """The sequences of one step, from evenly spread places in the data when ordered by length."""
     by_length = sorted(data.items, key=lambda item: len(item.ids))
     chosen = [by_length[(2 * i + 1) * len(by_length) // (2 * schedule.batch)] for i in range(schedule.batch)]
-    chosen = chosen[::2] + chosen[1::2]  # short and long ones fall together, as they do in training
-    return [chosen[i : i + schedule.batch_size] for i in range(0, len(chosen), schedule.batch_size)]
+    return chosen[::2] + chosen[1::2]  # short and long ones fall together, as they do in training
 
 
 def _longest(data: Sequences, schedule: Schedule) -> list[TokenSequence]:
-    """The micro-batch that needs the most memory."""
-    return sorted(data.items, key=lambda item: -len(item.ids))[: schedule.batch_size]
+    """A step of the longest sequences: it needs the most memory."""
+    return sorted(data.items, key=lambda item: -len(item.ids))[: schedule.batch]
 
 
 def _measure(
-    name: str, base: Base, device: Device, lora: Lora, layers: int, step: list[list[TokenSequence]], longest: list[TokenSequence], schedule: Schedule
+    name: str, base: Base, device: Device, lora: Lora, layers: int, step: list[TokenSequence], longest: list[TokenSequence], schedule: Schedule
 ) -> _Measured:
     """Memory and time of a slice of so many layers."""
     if device.kind == "cuda":
@@ -97,7 +96,7 @@ def _measure(
     engine = open_engine(name, base, device, lora, layers=layers)
     engine.load_adapter(initial_adapter({name: tuple(p.shape) for name, p in engine.parameters.items()}, schedule.seed))
     optimizer = Optimizer(engine.parameters, half=device.dtype == torch.float16)
-    _take(engine, optimizer, [longest] * min(2, schedule.grad_accum), schedule)  # the second finds the first one's gradients in place
+    _take(engine, optimizer, longest, schedule)
     times = []
     for _ in range(_STEPS):
         began = time.monotonic()
@@ -109,9 +108,9 @@ def _measure(
     return measured
 
 
-def _take(engine: Engine, optimizer: Optimizer, step: list[list[TokenSequence]], schedule: Schedule) -> None:
-    targets = sum(item.targets for part in step for item in part)
-    losses = [engine.accumulate(part, optimizer.scale / targets, schedule.seed) for part in step]
+def _take(engine: Engine, optimizer: Optimizer, step: list[TokenSequence], schedule: Schedule) -> None:
+    targets = sum(item.targets for item in step)
+    losses = [engine.accumulate(part, optimizer.scale / targets, schedule.seed) for part in engine.micro_batches(step, schedule.batch_size)]
     float(torch.stack(losses).sum())  # waits for the device
     optimizer.clip()
     optimizer.step(0.0)

@@ -34,12 +34,16 @@ VALIDATION = 128  # sequences a validation measures, spread evenly over the held
 
 
 class Engine(Protocol):
-    """Runs the model. ``parameters`` are the LoRA weights by PEFT name, float32; ``accumulate`` adds to their gradients."""
+    """Runs the model. ``parameters`` are the LoRA weights by PEFT name, float32; ``accumulate`` adds to their gradients.
+
+    ``micro_batches`` cuts sequences into what the engine takes at once; ``size`` is how many the user allows.
+    """
 
     name: str
     device: Device
     parameters: dict[str, torch.nn.Parameter]
 
+    def micro_batches(self, batch: Sequence[TokenSequence], size: int, /) -> list[list[TokenSequence]]: ...
     def accumulate(self, batch: Sequence[TokenSequence], scale: float, seed: int) -> torch.Tensor: ...
     def measure(self, batch: Sequence[TokenSequence]) -> torch.Tensor: ...
     def adapter(self) -> dict[str, np.ndarray]: ...
@@ -141,8 +145,8 @@ def _gradients(engine: Engine, optimizer: Optimizer, batch: list[TokenSequence],
     import torch
 
     targets = sum(item.targets for item in batch)
-    micro = [batch[i : i + schedule.batch_size] for i in range(0, len(batch), schedule.batch_size)]
     try:
+        micro = engine.micro_batches(batch, schedule.batch_size)
         losses = [engine.accumulate(part, optimizer.scale / targets, _dropout_seed(schedule.seed, step, i)) for i, part in enumerate(micro)]
         loss = float(torch.stack(losses).sum()) / targets
     except (torch.OutOfMemoryError, MemoryError) as error:
@@ -171,7 +175,7 @@ def _validate(engine: Engine, held_out: Sequences, batch_size: int, state: LoopS
     """Bits per byte of held-out text, over at most VALIDATION sequences."""
     count = min(VALIDATION, len(held_out))
     items = [held_out.items[i * len(held_out) // count] for i in range(count)]
-    nats = sum(float(engine.measure(items[i : i + batch_size])) for i in range(0, count, batch_size))
+    nats = sum(float(engine.measure(part)) for part in engine.micro_batches(items, batch_size))
     bits = nats / math.log(2) / sum(item.bytes for item in items)
     log.write("validation", state.step, loss=nats / sum(item.targets for item in items), bits_per_byte=bits, sequences=count)
     return bits

@@ -34,6 +34,10 @@ class ReferenceEngine:
         self._head: Tensor = self._causal.get_output_embeddings().weight
         self.parameters = lora_parameters(model)
 
+    def micro_batches(self, batch: Sequence[TokenSequence], size: int, /) -> list[list[TokenSequence]]:
+        """``size`` sequences at a time, in order."""
+        return [list(batch[i : i + size]) for i in range(0, len(batch), size)]
+
     def accumulate(self, batch: Sequence[TokenSequence], scale: float, seed: int) -> Tensor:
         """Adds the gradient of ``scale`` × summed loss of this micro-batch; returns the summed loss in nats (not scaled, on the device).
 
