@@ -29,6 +29,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ class Recorder:
 
 
 class Card:
-    """The whole GPU or a slice of its multiprocessors."""
+    """The whole GPU ("whole"), the same with 7.2 GiB of its memory ("capped"), or a slice of its multiprocessors with as much ("slice")."""
 
     def __init__(self, layers: int) -> None:
         self._slice: Any = None
@@ -123,20 +124,23 @@ class Card:
         if card == "whole":
             yield
             return
-        if self._slice is None:
+        if card == "slice" and self._slice is None:
             self._slice = _slice(SLICE)
-        stream = self._slice[0]
-        total = torch.cuda.get_device_properties(0).total_memory
-        torch.cuda.set_per_process_memory_fraction(CAP * GIB / total)
+        stream = self._slice[0] if card == "slice" else torch.cuda.current_stream()
+        torch.cuda.set_per_process_memory_fraction(CAP * GIB / torch.cuda.get_device_properties(0).total_memory)
         stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            yield
-        torch.cuda.synchronize()
-        torch.cuda.set_per_process_memory_fraction(1.0)
+        try:
+            with torch.cuda.stream(stream):
+                yield
+            torch.cuda.synchronize()
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0)
 
     def measure(
-        self, record: Recorder, card: str, shape: str, what: str, step: Callable[[], object], tokens: int, *, steps: int, warm: int = 1
-    ) -> None:
+        self, record: Recorder, card: str, shape: str, what: str, step: Callable[[], object], tokens: int, *, steps: int, warm: int = 1,
+        more: Callable[[], dict[str, Any]] = dict,
+    ) -> None:  # fmt: skip
+        """Times whole steps and appends a row; ``more`` adds figures to it afterwards."""
         import torch
 
         gc.collect()
@@ -153,14 +157,13 @@ class Card:
                     if i >= warm:
                         times.append(time.perf_counter() - began)
         except torch.OutOfMemoryError as error:
-            record.write(card=card, shape=shape, what=what, out_of_memory=str(error)[:90])
-            torch.cuda.set_per_process_memory_fraction(1.0)
+            record.write(card=card, shape=shape, what=what, out_of_memory=str(error)[:90], **more())
             return
         median = statistics.median(times)
         record.write(
             card=card, shape=shape, what=what, s_per_step=round(median, 4), tokens_per_s=round(tokens / median, 1),
             mfu=round(6 * self.weights * tokens / median / RATE, 4), spread=round((max(times) - min(times)) / median, 3),
-            alloc_gib=round(torch.cuda.max_memory_allocated() / GIB, 3), reserved_gib=round(torch.cuda.max_memory_reserved() / GIB, 3),
+            alloc_gib=round(torch.cuda.max_memory_allocated() / GIB, 3), reserved_gib=round(torch.cuda.max_memory_reserved() / GIB, 3), **more(),
         )  # fmt: skip
 
     def profile(self, record: Recorder, card: str, what: str, step: Callable[[], object]) -> None:
@@ -213,8 +216,13 @@ def _slice(multiprocessors: int) -> tuple[Any, Any]:
 # ---------------------------------------------------------------------------------------------- models
 
 
-def our_engine(layers: int, matrix: Callable[[str, int, int], Any], *, dropout: float = 0.0, window: int = 0, frozen: Any = None, **plan: Any) -> Any:
-    """A fast engine on the base whose tensors ``matrix(name, rows, columns)`` gives (bf16, on the GPU); or on ``frozen``."""
+def our_engine(
+    layers: int, matrix: Callable[[str, int, int], Any], *, dropout: float = 0.0, window: int = 0, frozen: Any = None, memory: int = 0, **plan: Any
+) -> Any:
+    """A fast engine on the base whose tensors ``matrix(name, rows, columns)`` gives (bf16, on the GPU); or on ``frozen``.
+
+    With ``memory`` (bytes) it plans for itself.
+    """
     import torch
 
     from papertune.base import Base
@@ -238,8 +246,8 @@ def our_engine(layers: int, matrix: Callable[[str, int, int], Any], *, dropout: 
             rows.append(FrozenLayer(ones, ones, [nf4.stack([small[name] for name in names]) for names in GROUPS]))
         frozen = Frozen(matrix("model.embed_tokens", shape.vocabulary, shape.hidden), matrix("lm_head", shape.vocabulary, shape.hidden), ones, rows)
     device = Device("cuda", torch.bfloat16, torch.cuda.get_device_name())
-    engine = FastEngine(base, frozen, device, rank=RANK, alpha=ALPHA, dropout=dropout, targets=SEVEN_PROJECTIONS, plan=Plan(**plan))
-    return engine, frozen
+    lora: dict[str, Any] = {"rank": RANK, "alpha": ALPHA, "dropout": dropout, "targets": SEVEN_PROJECTIONS}
+    return FastEngine(base, frozen, device, **lora, plan=None if memory else Plan(**plan), memory=memory), frozen
 
 
 def random_matrix(name: str, rows: int, columns: int) -> Any:
@@ -439,8 +447,11 @@ def fast(options: argparse.Namespace) -> None:
     torch.cuda.synchronize()
     print(f"   random weights made and quantised in {time.perf_counter() - began:.1f} s", flush=True)
 
-    def stepping(lengths: list[int], *, micro: int = 1, dropout: float = 0.0, **plan: Any) -> Callable[[], None]:
-        """A step over sequences of these lengths in ``micro`` packed micro-batches. The previous engine's memory is free by then."""
+    def stepping(lengths: list[int], *, micro: int = 1, dropout: float = 0.0, **plan: Any) -> tuple[Callable[[], None], Callable[[], dict[str, Any]]]:
+        """A step over sequences of these lengths in ``micro`` packed micro-batches, and what to say of it: the plan and the memory foreseen.
+
+        The previous engine's memory is free by then.
+        """
         gc.collect()
         engine, _ = our_engine(layers, random_matrix, frozen=frozen, dropout=dropout, **plan)
         with torch.no_grad():
@@ -448,6 +459,12 @@ def fast(options: argparse.Namespace) -> None:
         optimizer = AdamW8bit([engine.lora.parameter], lr=2e-4)
         items = sequences(lengths)
         targets, size = sum(item.targets for item in items), len(items) // micro
+        resident = torch.cuda.memory_allocated()
+
+        def foreseen() -> dict[str, Any]:
+            positions = sum(item.targets for item in items[:size])
+            peak = engine._budget._size.peak(engine.plan, sum(lengths[:size]), positions)
+            return {"plan": str(engine.plan), "resident_gib": round(resident / GIB, 3), "foreseen_gib": round((resident + peak) / GIB, 3)}
 
         def step() -> None:
             for i in range(micro):
@@ -457,10 +474,11 @@ def fast(options: argparse.Namespace) -> None:
             for parameter in engine.parameters.values():
                 parameter.grad = None
 
-        return step
+        return step, foreseen
 
     def run(where: str, shape: str, what: str, lengths: list[int], *, steps: int = 3, warm: int = 1, **settings: Any) -> None:
-        card.measure(record, where, shape, what, stepping(lengths, **settings), sum(lengths), steps=steps, warm=warm)
+        step, foreseen = stepping(lengths, **settings)
+        card.measure(record, where, shape, what, step, sum(lengths), steps=steps, warm=warm, more=foreseen)
 
     four = [512] * 4
     share = layers / 32
@@ -483,8 +501,15 @@ def fast(options: argparse.Namespace) -> None:
     run("slice", "ragged", "packed, recompute", RAGGED, steps=2)
     run("slice", "ragged", "packed, keep 16, recompute 16", RAGGED, steps=2, keep=part(16))
     run("slice", "ragged", "packed, keep 16, offload 16", RAGGED, steps=2, keep=part(16), offload=part(16))
-    card.profile(record, "whole", "1x4x512 packed, keep", stepping(four, keep=layers))
-    card.profile(record, "slice", "1x4x512 packed, keep 2, offload 30", stepping(four, keep=part(2), offload=part(30)))
+    cap = round(CAP * GIB)
+    run("slice", "1x4x512", "packed, planned by itself", four, steps=2, memory=cap)
+    run("slice", "ragged", "packed, planned by itself", RAGGED, steps=2, memory=cap)
+    card.profile(record, "whole", "1x4x512 packed, keep", stepping(four, keep=layers)[0])
+    card.profile(record, "slice", "1x4x512 packed, keep 2, offload 30", stepping(four, keep=part(2), offload=part(30))[0])
+    frozen = replace(frozen, embedding=frozen.embedding.cpu())
+    for tokens in (30 * 1024, 32 * 1024):
+        lean = {"park_inputs": True, "mlp_rows": 1024, "loss_rows": 256, "head_groups": 4, "host_embedding": True}
+        run("capped", f"1x{tokens}", "lean, embedding on the host", [tokens], steps=1, **lean)
 
 
 if __name__ == "__main__":

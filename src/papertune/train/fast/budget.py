@@ -74,20 +74,21 @@ class Sizes:
         some = min(tokens, plan.mlp_rows or tokens)
         inputs = 0 if plan.park_inputs else again * row * h
         held = min(plan.keep, n) * self.kept(tokens) + min(plan.offload, n) * self.small(tokens) + inputs
-        moving = 2 * self.offloaded(tokens) if plan.offload else 2 * row * h if plan.park_inputs else 0
-        attention = row * (2 * h + u_qkv + self._qkv + 2 * s.queries + u_out) + max(w_qkv, w_out)
+        moving = 2 * self.offloaded(tokens) if plan.offload else 0
+        leaving = 2 * row * h if plan.park_inputs else moving
+        attention = row * (h + max(h + u_qkv + self._qkv, self._qkv + 2 * s.queries + u_out, s.queries + u_out + h)) + max(w_qkv, w_out)
         mlp = row * (3 * h + u_wide) + b * some * (3 * f + u_down) + (w_wide + w_down if plan.mlp_rows else max(w_wide, w_down))
         loss = 2 * row * h + b * positions * 3 * h + b * min(plan.loss_rows, positions) * s.vocabulary
         # Attention backward: its gradients, and flash attention's float32 sums for the queries.
         heads = row * (self._qkv + s.queries + u_out + h) + (row * self._qkv + 4 * tokens * (s.queries + s.heads)) // plan.head_groups
         kept_backward = max(row * (2 * f + u_down + h) + w_down, row * (3 * h + u_wide) + w_wide, heads + row * h)
-        alive = row * (4 * h + self._qkv + s.queries + u_out + u_wide)  # x, dy, h, n2, qkv, attended
+        alive = row * ((3 if plan.park_inputs else 4) * h + self._qkv + s.queries + u_out + u_wide)  # dy, h, n2, x; qkv, attended
         if plan.mlp_rows:
             mlp_again = row * h + b * some * (2 * h + u_wide + 5 * f + 2 * u_down) + w_qkv + w_out + w_wide + w_down
         else:
             mlp_again = row * (h + u_qkv + 4 * f + 2 * u_down) + w_qkv + w_out + w_wide + w_down
         recomputed = inputs + max(alive + mlp_again, heads + 2 * row * h + w_qkv + w_out) if again else 0
-        return max(held + moving + max(attention, mlp, loss, kept_backward), recomputed + moving)
+        return max(held + max(leaving + max(attention, mlp), loss, moving + kept_backward), recomputed + moving)
 
 
 def choose(size: Sizes, tokens: int, positions: int, *, free: int, host_free: int, link: Link) -> Plan:

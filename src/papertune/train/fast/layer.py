@@ -68,13 +68,14 @@ class Saved:
 
 @dataclass(slots=True)
 class _Attended:
-    """What the first half of a layer makes."""
+    """What the first half of a layer makes, as far as it is asked for; ``projected`` (T, H) is what it adds to x."""
 
-    n1: Joined
-    qkv: Tensor
-    heads: Tensor
-    joined: Joined
     projected: Tensor
+    qkv: Tensor | None
+    attended: Tensor | None
+    n1: Tensor | None
+    u_qkv: Tensor
+    u_out: Tensor
     state: AttentionState
     r1: Tensor
 
@@ -95,20 +96,18 @@ class Layer:
         weights: list[Tensor] = []
         kept = weights if save is Save.ALL else None
         dropout = Dropout(batch.keys, self._share if train else 0.0)
-        half = self._attend(x, batch, dropout, kept)
+        half = self._attend(x, batch, dropout, save, kept)
         n2 = self._gate_up.input(len(x))
         h, r2 = ops.rms_norm(half.projected, self._norm2, self._shape.eps, n2.x, add=x)
         if save is Save.NOTHING:
             del half
             return self._mlp(n2, h, dropout, plan.mlp_rows), None
-        u_qkv, u_out = half.n1.u, half.joined.u
-        if save is Save.COSTLY:  # the groups' inputs go, so their last columns are copied
-            saved = Saved(x, half.qkv, half.heads, h, half.state, half.r1, r2, u_qkv.clone(), u_out.clone())
-            del half
-        else:
-            saved = Saved(x, half.qkv, half.joined.x, h, half.state, half.r1, r2, u_qkv, u_out, n1=half.n1.x, n2=n2.x, weights=weights)
+        saved = Saved(x, half.qkv, half.attended, h, half.state, half.r1, r2, half.u_qkv, half.u_out, n1=half.n1, weights=weights)
+        del half
+        if save is Save.ALL:
+            saved.n2 = n2.x
             if plan.mlp_rows:  # memory is short: the first norm is cheap to make again
-                saved.u_qkv, saved.n1 = u_qkv.clone(), None
+                saved.u_qkv, saved.n1 = saved.u_qkv.clone(), None
                 return x.new_empty(0), saved
         saved.gate_up = self._project(self._gate_up, n2, dropout, kept)
         activated = self._down.input(len(x))
@@ -147,17 +146,25 @@ class Layer:
         ops.rms_norm_backward_(dn, x, self._norm1, saved.r1, dy)
         return dy
 
-    def _attend(self, x: Tensor, batch: Packed, dropout: Dropout, kept: list[Tensor] | None) -> _Attended:
+    def _attend(self, x: Tensor, batch: Packed, dropout: Dropout, save: Save, kept: list[Tensor] | None) -> _Attended:
         shape = self._shape
         n1 = self._qkv.input(len(x))
         _, r1 = ops.rms_norm(x, self._norm1, shape.eps, n1.x)
         qkv = self._project(self._qkv, n1, dropout, kept)
+        # With Save.COSTLY the groups' inputs go, and their last columns are copied before.
+        u_qkv, normed = (n1.u, n1.x) if save is Save.ALL else (n1.u.clone(), None)
+        del n1
         ops.rope_(qkv, batch.cos, batch.sin, shape.heads + shape.kv_heads)
         heads, state = ops.attention(*self._split(qkv), batch.starts, batch.longest, shape.window)
-        heads = heads.view(len(x), -1)
+        rotated = None if save is Save.NOTHING else qkv
+        del qkv
         joined = self._out.input(len(x))
-        joined.x.copy_(heads)
-        return _Attended(n1, qkv, heads, joined, self._project(self._out, joined, dropout, kept), state, r1)
+        joined.x.copy_(heads.view(len(x), -1))
+        attended = heads.view(len(x), -1) if save is Save.COSTLY else joined.x
+        del heads
+        projected = self._project(self._out, joined, dropout, kept)
+        u_out = joined.u if save is Save.ALL else joined.u.clone()
+        return _Attended(projected, rotated, None if save is Save.NOTHING else attended, normed, u_qkv, u_out, state, r1)
 
     def _project(self, group: Group, joined: Joined, dropout: Dropout, kept: list[Tensor] | None, add: Tensor | None = None) -> Tensor:
         weights = group.weights()
