@@ -1,7 +1,7 @@
 """One optimiser step of QLoRA on Mistral 7B: transformers + PEFT + bitsandbytes against the fast engine, side by side on one GPU.
 
-    PYTHONPATH=src:/tmp/site python3 benchmarks/bench_step.py --out $OUT/step.jsonl              everything, under 6 minutes
-    PYTHONPATH=src:/tmp/site python3 benchmarks/bench_step.py --layers 4 --out $OUT/step.jsonl   a look at it, under 2
+    PYTHONPATH=src python3 benchmarks/bench_step.py --out step.jsonl              everything, under 6 minutes
+    PYTHONPATH=src python3 benchmarks/bench_step.py --layers 4 --out step.jsonl   a look at it, under 2
 
 Needs a CUDA GPU, torch, triton, transformers, peft, bitsandbytes; no weights: they are random, of Mistral 7B's shapes. Each part runs in a
 process of its own, so that its memory figures are its own:
@@ -22,6 +22,7 @@ import argparse
 import gc
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -38,6 +39,7 @@ os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 GIB = 1 << 30
+LIMIT = 240  # seconds a part may take
 SLICE, CAP = 8, 7.2  # multiprocessors; GiB of an RTX 3070 that a desktop leaves free
 RATE = 790e12  # bf16 operations a second
 RAGGED = [120, 180, 220, 300]
@@ -67,8 +69,13 @@ def main() -> None:
     for part in options.parts.split(","):
         command = [sys.executable, __file__, "--part", part, "--layers", str(options.layers), "--out", str(options.out)]
         started = time.perf_counter()
-        code = subprocess.run(command, check=False, timeout=280).returncode
-        print(f"-- {part}: exit {code}, {time.perf_counter() - started:.0f} s", flush=True)
+        try:
+            ended = f"exit {subprocess.run(command, check=False, timeout=LIMIT).returncode}"
+        except subprocess.TimeoutExpired:
+            ended = "stopped"
+        print(f"-- {part}: {ended}, {time.perf_counter() - started:.0f} s", flush=True)
+    if not options.out.exists():
+        raise SystemExit("No part wrote a row.")
     with options.out.open() as file:
         file.seek(began)
         table([json.loads(line) for line in file])
@@ -97,7 +104,8 @@ class Recorder:
         import torch
         import triton
 
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+        git = shutil.which("git")
+        commit = subprocess.run([git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip() if git else ""
         versions = {m.__name__: m.__version__ for m in (torch, triton, bitsandbytes)}
         self._always = {"bench": "step", "part": part, "commit": commit, "gpu": torch.cuda.get_device_name(), "versions": versions}
         self._out = out
@@ -174,6 +182,8 @@ class Card:
         spent: Counter[str] = Counter()
         single: Counter[str] = Counter()
         count = 0
+        gc.collect()
+        torch.cuda.empty_cache()
         with self.on(card):
             step()
             with torch.profiler.profile(activities=[ProfilerActivity.CUDA]) as trace:
