@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations, pairwise
 
 import numpy as np
 
@@ -90,16 +89,21 @@ def _candidates(samples: Sequence[Hashes]) -> list[tuple[int, int, float]]:
     order = np.argsort(hashes, kind="stable")
     owners, hashes = owners[order], hashes[order]
     edges = np.flatnonzero(np.diff(hashes, prepend=~hashes[:1], append=~hashes[-1:]))
-    shared: Counter[tuple[int, int]] = Counter()
-    several = np.flatnonzero(np.diff(edges) > 1)
-    for low, high in zip(edges[several].tolist(), edges[several + 1].tolist(), strict=True):
-        crowd = owners[low:high].tolist()
-        shared.update(combinations(crowd, 2) if len(crowd) <= _CROWD else pairwise(crowd))
-    return [
-        (a, b, count / smaller)
-        for (a, b), count in sorted(shared.items())
-        if count > 1 and count >= RELATED * (smaller := min(len(samples[a]), len(samples[b])))
-    ]
+    lows, sizes = edges[:-1], np.diff(edges)
+    codes = [np.zeros(0, np.int64)]
+    for size in range(2, _CROWD + 1):
+        crowds = owners[lows[sizes == size][:, None] + np.arange(size)]
+        first, second = np.triu_indices(size, 1)
+        codes.append((crowds[:, first] * len(samples) + crowds[:, second]).ravel())
+    for low, size in zip(lows[sizes > _CROWD].tolist(), sizes[sizes > _CROWD].tolist(), strict=True):
+        crowd = owners[low : low + size]
+        codes.append(crowd[:-1] * len(samples) + crowd[1:])
+    pairs, counts = np.unique(np.concatenate(codes), return_counts=True)
+    a, b = pairs // max(1, len(samples)), pairs % max(1, len(samples))
+    lengths = np.array([len(s) for s in samples], np.int64)
+    shares = counts / np.maximum(1, np.minimum(lengths[a], lengths[b]))
+    near = (counts > 1) & (shares >= RELATED)
+    return list(zip(a[near].tolist(), b[near].tolist(), shares[near].tolist(), strict=True))
 
 
 def _copy_of(paper: int, others: Iterable[int], shingles_of: Callable[[int], Hashes]) -> Copy | None:
