@@ -82,7 +82,8 @@ def main() -> None:
 
 
 def table(rows: list[dict[str, Any]]) -> None:
-    hf_speed = {(row["card"], row["shape"]): row["tokens_per_s"] for row in rows if row.get("part") == "hf" and "tokens_per_s" in row}
+    usual = [row for row in rows if row.get("part") == "hf" and row.get("what") == "micro-batches of 1" and "tokens_per_s" in row]
+    hf_speed = {(row["card"], row["shape"]): row["tokens_per_s"] for row in usual}
     print(f"{'card':6} {'shape':10} {'stack':46} {'s/step':>8} {'tokens/s':>9} {'x HF':>6} {'MFU':>6} {'alloc':>6} {'reserved':>8}")
     for row in sorted((row for row in rows if "tokens_per_s" in row), key=lambda row: (row["card"], row["shape"])):
         base = hf_speed.get((row["card"], row["shape"]))
