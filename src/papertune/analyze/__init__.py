@@ -1,0 +1,1 @@
+"""Papers read by the model, each to a structured analysis."""
