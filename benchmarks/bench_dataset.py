@@ -78,6 +78,8 @@ def speed(args: argparse.Namespace) -> dict[str, Any]:
         begin = time.perf_counter()
         child = subprocess.Popen([sys.executable, __file__, "worker", str(folder), str(out), str(args.workers)])
         peak = _peak_memory(child)
+        if child.returncode:
+            sys.exit(f"preparation failed with exit status {child.returncode}")
         wall = time.perf_counter() - begin
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

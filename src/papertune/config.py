@@ -102,6 +102,7 @@ class PrepareConfig(Config):
     val_ratio: float = setting(0.05, "Share of chunks that goes to validation, whole papers at a time", above=0, most=0.5)
     max_samples: int | None = setting(None, "Cap the number of training samples", least=1)
     max_tokens: int = setting(512, "Tokens per example with everything the model reads (as --max-seq-len of training)", least=64)
+    contents: bool = setting(False, "Also learn to write a paper's table of contents from its title, as papertune write asks for it")
     tokenizer: str = setting("tiny", "Base model whose tokens are counted: a local folder or hub name; tiny has Mistral's tokenizer")
     gpu: str = setting("", 'GPU the training time is estimated for, such as "RTX 3070"; empty: the one found')
     workers: int = setting(0, "Papers prepared at the same time; 0: one a core", least=0)

@@ -112,6 +112,18 @@ def test_the_prompt_names_title_and_headings_and_marks_a_gap(tmp_path: Path) -> 
     assert "# On rivers\n\n## Results\n\n" in prompts
 
 
+def test_tables_of_contents_are_learnt_when_asked_for(papers: Path, dataset: Path, tmp_path: Path) -> None:
+    prepare(papers, tmp_path, contents=True)
+    everything = examples(tmp_path) + examples(tmp_path, "val.jsonl")
+    tables = [e for e in everything if e.id.endswith("#contents")]
+    assert len(tables) == 40
+    assert tables[0].prompt.startswith("# On ")
+    assert tables[0].prompt.endswith("\n\n## Contents\n\n")
+    assert tables[0].text == "1. Introduction\n2. Methods\n3. Results\n4. Discussion\n5. Conclusions"
+    assert tables[0].end
+    assert len(everything) - 40 == len(examples(dataset) + examples(dataset, "val.jsonl"))
+
+
 def test_end_is_said_only_where_a_section_ends(papers: Path, dataset: Path) -> None:
     for example in examples(dataset):
         text = (papers / f"{example.paper}.txt").read_text(encoding="utf-8")

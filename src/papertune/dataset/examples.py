@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,20 +14,29 @@ from papertune.family import Family
 from papertune.records import Example
 
 _ENDS = 2  # begin and end token, kept free in every chunk
+_FEWEST = 3  # sections that make a table of contents
+_NUMBER = re.compile(r"(?:\d{1,2}(?:\.\d{1,2})*\.?|[IVX]+\.)\s+")
+_NO_SECTIONS = frozenset({"abstract", "summary", "keywords", "highlights"})
 _PROMPT_SHARE = 0.5  # of the tokens at most; the rest is for text
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What chunks must fit: characters of text, characters repeated from the chunk before, tokens of everything the model sees."""
+    """What chunks must fit: characters of text, characters repeated from the chunk before, tokens of everything the model sees.
+
+    ``contents``: an example with the paper's table of contents comes before the chunks.
+    """
 
     size: int
     overlap: int
     max_tokens: int
+    contents: bool = False
 
 
 def examples_of(paper: Paper, blocks: list[Block], shape: Shape, count: TokenCounter, family: Family) -> Iterator[tuple[Example, int]]:
     """The examples made of these blocks of the paper, in order, each with its tokens including prompt, begin and end token."""
+    if shape.contents and (made := _contents(paper, blocks, count, family)) and made[1] <= shape.max_tokens:
+        yield made
     most = int(shape.max_tokens * (1 - _PROMPT_SHARE)) - _ENDS
     flow = flow_of(blocks, count, shape.size, most)
     prompts = _Prompts(paper.title, flow, shape.max_tokens, count, family)
@@ -48,6 +58,18 @@ def examples_of(paper: Paper, blocks: list[Block], shape: Shape, count: TokenCou
             span=flow.span(start, end),
         )
         yield example, chunk.tokens + cost + _ENDS
+
+
+def _contents(paper: Paper, blocks: list[Block], count: TokenCounter, family: Family) -> tuple[Example, int] | None:
+    """Title → the sections' headings, numbered; None for a paper without a title or with hardly any sections."""
+    names = (_NUMBER.sub("", block.text).strip() for block in blocks if block.level == 1)
+    headings = [name for name in dict.fromkeys(names) if name and name.lower() not in _NO_SECTIONS]
+    if not paper.title or len(headings) < _FEWEST:
+        return None
+    prompt = family.opening(paper.title, ("Contents",))
+    text = "\n".join(f"{k}. {heading}" for k, heading in enumerate(headings, 1))
+    example = Example(f"{paper.name}#contents", paper.name, text, prompt, True, paper.source, paper.sha256)
+    return example, count(prompt + text) + _ENDS
 
 
 class _Prompts:

@@ -33,7 +33,7 @@ from papertune.files import make_folder, sha256_of, write_text, writing
 from papertune.manifest import Manifest, key_of, read_manifest
 from papertune.records import Example
 
-CODE_VERSION = 6
+CODE_VERSION = 7
 """Raised when this room would write something else for the same input."""
 
 TRAIN, VAL, MANIFEST, PAGE = "train.jsonl", "val.jsonl", "dataset.json", "report.html"
@@ -162,7 +162,7 @@ def _validation(entries: list[Entry], kept: list[int], choice: Choice, config: P
 def _batches(files: list[Path], config: PrepareConfig, numbers: Sequence[int] | None = None) -> Iterator[Batch]:
     """The files with these numbers (all, when None) in batches of about ``_BATCH`` bytes."""
     folder = tokenizer_folder(config.tokenizer)
-    shape = Shape(config.chunk_size, config.overlap, config.max_tokens)
+    shape = Shape(config.chunk_size, config.overlap, config.max_tokens, config.contents)
     waiting: list[int] = []
     size = 0
     for k in range(len(files)) if numbers is None else numbers:
