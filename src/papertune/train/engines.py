@@ -14,7 +14,7 @@ from papertune.base import Base
 from papertune.errors import BadValue
 from papertune.train.fast.opening import why_not
 from papertune.train.fast.shape import unsupported
-from papertune.train.loop import Engine, out_of_memory
+from papertune.train.loop import Engine, telling_out_of_memory
 from papertune.train.model import Device, load_model, make_deterministic
 
 
@@ -42,10 +42,8 @@ def open_engine(name: str, base: Base, device: Device, lora: Lora, *, layers: in
     """The model on the device, ready to train; ``layers`` loads only the first so many, to measure with. Raises OutOfMemory."""
     if device.kind == "cuda":
         make_deterministic()
-    try:
+    with telling_out_of_memory(f"loading {base.name}"):
         return _fast(base, device, lora, layers) if name == "fast" else _reference(base, device, lora, layers)
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise out_of_memory(f"loading {base.name}") from error
 
 
 def _reference(base: Base, device: Device, lora: Lora, layers: int | None) -> Engine:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -52,14 +53,29 @@ class Engine(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Calls:
+    """What the loop calls: ``save`` at intervals and before it is interrupted, ``save_best`` after a validation better than all before it,
+    ``rest`` after each step, ``on_event`` as in ``events``."""
+
+    save: Callable[[], None]
+    save_best: Callable[[], None]
+    rest: Callable[[], None]
+    on_event: OnEvent
+
+
+@dataclass(frozen=True, slots=True)
 class Schedule:
-    """How long and how often, in optimiser steps; ``total`` is in sequences. ``save_minutes`` is the most that a crash may cost."""
+    """How long and how often, in optimiser steps; ``total`` is in sequences. ``save_minutes`` is the most that a crash may cost.
+
+    ``worst`` is the loss (nats a token) from which on training counts as diverged.
+    """
 
     total: int
     batch_size: int
     grad_accum: int
     lr: float
     seed: int
+    worst: float
     save_steps: int
     save_minutes: float
     eval_steps: int
@@ -85,21 +101,15 @@ def train(
     schedule: Schedule,
     state: LoopState,
     log: EventLog,
-    save: Callable[[LoopState], None],
-    save_best: Callable[[], None],
-    rest: Callable[[], None],
-    on_event: OnEvent,
+    calls: Calls,
 ) -> None:
     """Trains from ``state`` to the end of the schedule, changing ``state`` as it goes.
 
-    Calls ``save`` at intervals and before it is interrupted, ``save_best`` after a validation that is better than all before it, and ``rest``
-    after each step.
-
-    Raises TrainingDiverged or OutOfMemory, with the last good state saved, and whatever ``on_event`` raises.
+    Raises TrainingDiverged or OutOfMemory, with the last good state saved, and whatever ``calls.on_event`` raises.
     """
     steps = schedule.steps(state)
     saved, saved_at = state.step, time.monotonic()
-    on_event(Started("Training", steps, "step", state.step))
+    calls.on_event(Started("Training", steps, "step", state.step))
     if state.first_bits is None:
         state.first_bits = state.last_bits = _validate(engine, held_out, schedule.batch_size, state, log)
     while not schedule.ends(state):
@@ -109,10 +119,12 @@ def train(
         try:
             loss, norm = _gradients(engine, optimizer, batch, schedule, state.step)
         except (OutOfMemory, TrainingDiverged):
+            optimizer.forget()
             if saved != state.step:
-                save(state)
+                calls.save()
             raise
-        optimizer.step(rate)
+        with telling_out_of_memory("the optimiser"):
+            optimizer.step(rate)
         state.step += 1
         state.position += len(batch)
         tokens = sum(len(item.ids) for item in batch)
@@ -125,19 +137,19 @@ def train(
             state.last_bits = _validate(engine, held_out, schedule.batch_size, state, log)
             if state.best_bits is None or state.last_bits < state.best_bits:
                 state.best_bits, state.stale = state.last_bits, 0
-                save_best()
+                calls.save_best()
             else:
                 state.stale += 1
         if schedule.ends(state) or state.step % schedule.save_steps == 0 or time.monotonic() - saved_at > schedule.save_minutes * 60:
-            save(state)
+            calls.save()
             saved, saved_at = state.step, time.monotonic()
         try:
-            on_event(Unit(state.step, f"loss {loss:.3f}", _figures(state, tokens / seconds, peak)))
+            calls.on_event(Unit(state.step, f"loss {loss:.3f}", _figures(state, tokens / seconds, peak)))
         except BaseException:
             if saved != state.step:
-                save(state)
+                calls.save()
             raise
-        rest()
+        calls.rest()
 
 
 def _gradients(engine: Engine, optimizer: Optimizer, batch: list[TokenSequence], schedule: Schedule, step: int) -> tuple[float, float]:
@@ -145,17 +157,13 @@ def _gradients(engine: Engine, optimizer: Optimizer, batch: list[TokenSequence],
     import torch
 
     targets = sum(item.targets for item in batch)
-    try:
+    longest = max(len(item.ids) for item in batch)
+    with telling_out_of_memory(f"step {step + 1}, sequences of {longest} tokens"):
         micro = engine.micro_batches(batch, schedule.batch_size)
         losses = [engine.accumulate(part, optimizer.scale / targets, _dropout_seed(schedule.seed, step, i)) for i, part in enumerate(micro)]
         loss = float(torch.stack(losses).sum()) / targets
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        optimizer.forget()
-        longest = max(len(item.ids) for item in batch)
-        raise out_of_memory(f"step {step + 1}, sequences of {longest} tokens") from error
     norm = optimizer.clip()
-    if not math.isfinite(loss) or not (math.isfinite(norm) or optimizer.scale > 1):  # in float16 the scaler deals with an infinite gradient
-        optimizer.forget()
+    if not 0 < loss < schedule.worst or not (math.isfinite(norm) or optimizer.scale > 1):  # in float16 the scaler deals with an infinite gradient
         raise TrainingDiverged(
             f"The loss of step {step + 1} is {loss}, the gradient's norm {norm}: training has diverged.",
             "Run again with a lower --lr, such as a third of it; the weights before this step are saved as a checkpoint.",
@@ -163,11 +171,22 @@ def _gradients(engine: Engine, optimizer: Optimizer, batch: list[TokenSequence],
     return loss, norm
 
 
+@contextmanager
+def telling_out_of_memory(when: str) -> Iterator[None]:
+    """Turns running out of memory inside into OutOfMemory; ``when`` says what was being done."""
+    import torch
+
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise out_of_memory(when) from error
+
+
 def out_of_memory(when: str) -> OutOfMemory:
     return OutOfMemory(
-        f"The GPU's memory was not enough ({when}).",
-        "Close other programs that use it, then try in this order: --max-seq-len 256; --lora-rank 8; --target-modules q_proj,k_proj,v_proj,o_proj. "
-        "Finished steps are kept while settings stay the same.",
+        f"Memory was not enough ({when}).",
+        "Close other programs that use the GPU, then try in this order: --max-seq-len 256; --lora-rank 8; "
+        "--target-modules q_proj,k_proj,v_proj,o_proj. Finished steps are kept while settings stay the same.",
     )
 
 
@@ -175,7 +194,8 @@ def _validate(engine: Engine, held_out: Sequences, batch_size: int, state: LoopS
     """Bits per byte of held-out text, over at most VALIDATION sequences."""
     count = min(VALIDATION, len(held_out))
     items = [held_out.items[i * len(held_out) // count] for i in range(count)]
-    nats = sum(float(engine.measure(part)) for part in engine.micro_batches(items, batch_size))
+    with telling_out_of_memory("validation"):
+        nats = sum(float(engine.measure(part)) for part in engine.micro_batches(items, batch_size))
     bits = nats / math.log(2) / sum(item.bytes for item in items)
     log.write("validation", state.step, loss=nats / sum(item.targets for item in items), bits_per_byte=bits, sequences=count)
     return bits

@@ -44,7 +44,7 @@ def make_deterministic() -> None:
     import torch
 
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS at its first use
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(True)  # with warn_only, flash attention would stay as it is
     torch.backends.cuda.enable_cudnn_sdp(False)  # the one attention that stays unordered; the flash kernels obey
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined,unused-ignore]
 

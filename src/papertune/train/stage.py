@@ -15,6 +15,7 @@ from that checkpoint or refuses.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -85,24 +86,24 @@ def _train(config: TrainConfig, base: Base, run_id: dict[str, Any], start: Check
         state = start.state
         engine.load_adapter(start.adapter())
         optimizer.load_state(start.optimizer_tensors(), start.optimizer)
-    schedule = _schedule(config, len(train_data))
+    schedule = _schedule(config, len(train_data), base)
     log = loop.EventLog(config.output_dir / EVENTS, -1 if start is None else state.step)
 
     def write_adapter(folder: Path) -> None:
         _write_adapter(folder, engine, config, base, run_id, state)
 
-    def save(now: LoopState) -> None:
+    def save() -> None:
         began = time.monotonic()
-        place = checkpoint.write_checkpoint(config.output_dir, now, run_id, write_adapter, *optimizer.state())
-        log.write("checkpoint", now.step, folder=place.name, seconds=round(time.monotonic() - began, 3))
+        place = checkpoint.write_checkpoint(config.output_dir, state, run_id, write_adapter, *optimizer.state())
+        log.write("checkpoint", state.step, folder=place.name, seconds=round(time.monotonic() - began, 3))
 
     def save_best() -> None:
         with checkpoint.folder_in_place_of(config.output_dir / BEST) as beside:
             write_adapter(beside)
 
-    rest = Cooling(config.cooldown, config.max_gpu_temp, on_event).rest
+    calls = loop.Calls(save, save_best, Cooling(config.cooldown, config.max_gpu_temp, on_event).rest, on_event)
     try:
-        loop.train(engine, optimizer, Stream(train_data, config.seed), held_out, schedule, state, log, save, save_best, rest, on_event)
+        loop.train(engine, optimizer, Stream(train_data, config.seed), held_out, schedule, state, log, calls)
         if config.patience is not None and state.stale:
             best = adapter.open_adapter(config.output_dir / BEST)
             on_event(Notice(f"The validation {state.stale} before the last was the best: its adapter is the final one."))
@@ -125,7 +126,7 @@ def _dry_run(config: TrainConfig, base: Base, on_event: OnEvent) -> Report:
     from papertune.train.loop import out_of_memory
     from papertune.train.model import choose_device
 
-    device, schedule = choose_device(), _schedule(config, len(train_data))
+    device, schedule = choose_device(), _schedule(config, len(train_data), base)
     engine, why = choose_engine(config.engine, base, device)
     needed = estimate(engine, base, device, _lora(config), train_data, schedule)
     report = Report("train", next_command="papertune train")
@@ -192,7 +193,7 @@ def _read_data(config: TrainConfig, base: Base, on_event: OnEvent) -> tuple[Sequ
     return train_data, held_out
 
 
-def _schedule(config: TrainConfig, sequences: int) -> Schedule:
+def _schedule(config: TrainConfig, sequences: int, base: Base) -> Schedule:
     from papertune.train.loop import Schedule
 
     total = config.epochs * sequences
@@ -204,6 +205,7 @@ def _schedule(config: TrainConfig, sequences: int) -> Schedule:
         grad_accum=config.grad_accum,
         lr=config.lr,
         seed=config.seed,
+        worst=2 * math.log(base.config["vocab_size"]),  # twice what guessing blindly costs
         save_steps=config.save_steps,
         save_minutes=config.save_minutes,
         eval_steps=config.eval_steps,
