@@ -37,6 +37,7 @@ from typing import Any
 os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # wanted by deterministic algorithms
 
 GIB = 1 << 30
 LIMIT = 240  # seconds a part may take
@@ -452,6 +453,8 @@ def fast(options: argparse.Namespace) -> None:
     import torch
     from bitsandbytes.optim import AdamW8bit
 
+    from papertune.train.fast.budget import Work
+
     record, card, layers = Recorder("fast", options.out), Card(options.layers), options.layers
     began = time.perf_counter()
     _, frozen = our_engine(layers, random_matrix)
@@ -473,8 +476,7 @@ def fast(options: argparse.Namespace) -> None:
         resident = torch.cuda.memory_allocated()
 
         def foreseen() -> dict[str, Any]:
-            positions = sum(item.targets for item in items[:size])
-            peak = engine._budget._size.peak(engine.plan, sum(lengths[:size]), positions)
+            peak = engine.budget.peak(engine.plan, Work(sum(lengths[:size]), sum(item.targets for item in items[:size]), size))
             return {"plan": str(engine.plan), "resident_gib": round(resident / GIB, 3), "foreseen_gib": round((resident + peak) / GIB, 3)}
 
         def step() -> None:
@@ -515,6 +517,11 @@ def fast(options: argparse.Namespace) -> None:
     cap = round(CAP * GIB)
     run("slice", "1x4x512", "packed, planned by itself", four, steps=2, memory=cap)
     run("slice", "ragged", "packed, planned by itself", RAGGED, steps=2, memory=cap)
+    torch.use_deterministic_algorithms(True)  # as papertune trains, so that a resumed run repeats an uninterrupted one
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    run("whole", "1x4x512", "packed, keep, deterministic", four, steps=5, warm=2, keep=layers)
+    run("slice", "1x4x512", "packed, keep 2, offload 30, determin.", four, steps=2, keep=part(2), offload=part(30))
+    torch.use_deterministic_algorithms(False)
     card.profile(record, "whole", "1x4x512 packed, keep", stepping(four, keep=layers)[0])
     card.profile(record, "slice", "1x4x512 packed, keep 2, offload 30", stepping(four, keep=part(2), offload=part(30))[0])
     frozen = replace(frozen, embedding=frozen.embedding.cpu())

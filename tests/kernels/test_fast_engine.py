@@ -17,7 +17,7 @@ from papertune.config import SEVEN_PROJECTIONS
 from papertune.errors import BadModel
 from papertune.tokenizer import SENTENCEPIECE
 from papertune.train.batches import TokenSequence
-from papertune.train.fast.budget import Budget, Link, Sizes, choose
+from papertune.train.fast.budget import Budget, Link, Sizes, Work, choose
 from papertune.train.fast.engine import FastEngine, Frozen, load_frozen
 from papertune.train.fast.flat import sizes
 from papertune.train.fast.layer import Layer
@@ -221,11 +221,19 @@ def test_gradients_start_at_zero_after_the_optimiser_dropped_them(model: Base, e
 class _TwoPlans:
     """A budget whose first plan turns out too large."""
 
-    def plan(self, tokens: int, positions: int) -> Plan:  # noqa: ARG002
+    def plan(self, work: Work) -> Plan:  # noqa: ARG002
         return Plan(keep=3)
 
-    def leaner(self, failed: Plan, tokens: int, positions: int) -> Plan:  # noqa: ARG002
+    def leaner(self, failed: Plan, work: Work) -> Plan:  # noqa: ARG002
         return Plan()
+
+
+def test_dropout_does_not_change_with_how_a_step_is_cut(model: Base) -> None:
+    whole, cut = fast_engine(model, dropout=0.3), fast_engine(model, dropout=0.3)
+    loss = whole.accumulate(batch(), SCALE, 7)
+    losses = [cut.accumulate(batch()[:1], SCALE, 7), cut.accumulate(batch()[1:], SCALE, 7, first=1)]
+    torch.testing.assert_close(sum(losses), loss, rtol=1e-5, atol=0)
+    assert_same_gradients(cut, whole)
 
 
 def test_when_memory_runs_out_a_leaner_plan_does_the_same_work(model: Base, exact: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,7 +241,7 @@ def test_when_memory_runs_out_a_leaner_plan_does_the_same_work(model: Base, exac
     engine.load_adapter(adapter_for(engine))
     for parameter in engine.parameters.values():
         parameter.grad = None
-    engine._budget = _TwoPlans()  # type: ignore[assignment]
+    engine.budget = _TwoPlans()  # type: ignore[assignment]
     whole = Layer.backward
     calls = []
 
@@ -257,16 +265,18 @@ def test_a_plan_fits_what_is_free_and_keeps_as_much_as_that_allows() -> None:
         for gib in (1, 1.5, 2.5, 5, 10, 100):
             for link in (quick, slow):
                 free = int(gib * 2**30)
-                plan = choose(size, tokens, tokens, free=free, host_free=1 << 40, link=link)
-                fits = size.peak(plan, tokens, tokens) <= free
+                work = Work(tokens, tokens, 4)
+                plan = choose(size, work, free=free, host_free=1 << 40, link=link)
+                fits = size.peak(plan, work) <= free
                 assert fits or plan.mlp_rows, "only the leanest plan may not fit"
                 if plan.offload + plan.keep < 32 and not plan.mlp_rows:
                     more = replace(plan, keep=plan.keep + 1)
-                    assert size.peak(more, tokens, tokens) > free * 0.95
-    assert choose(size, 2048, 2044, free=100 << 30, host_free=0, link=quick) == Plan(keep=32)
-    assert choose(size, 2048, 2044, free=5 << 29, host_free=1 << 40, link=quick).offload > 20
-    assert choose(size, 2048, 2044, free=5 << 29, host_free=1 << 40, link=slow).offload == 0
-    assert choose(size, 2048, 2044, free=5 << 29, host_free=1 << 30, link=quick).offload == 0
+                    assert size.peak(more, work) > free * 0.95
+    step = Work(2048, 2044, 4)
+    assert choose(size, step, free=100 << 30, host_free=0, link=quick) == Plan(keep=32)
+    assert choose(size, step, free=5 << 29, host_free=1 << 40, link=quick).offload > 20
+    assert choose(size, step, free=5 << 29, host_free=1 << 40, link=slow).offload == 0
+    assert choose(size, step, free=5 << 29, host_free=1 << 30, link=quick).offload == 0
 
 
 def test_sequences_are_packed_in_order_up_to_what_fits(model: Base, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,12 +34,26 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
+class Work:
+    """A micro-batch: all tokens, those that carry loss, and the sequences they form."""
+
+    tokens: int
+    positions: int
+    documents: int
+
+
+@dataclass(frozen=True, slots=True)
 class Sizes:
-    """Numbers of ``bytes`` each that a layer makes for one token; ``u`` is the LoRA columns of each group, ``weights`` those dequantised."""
+    """Of what a layer makes, in numbers of ``bytes`` each. ``u``: LoRA columns of each group; ``weights``: those dequantised.
+
+    ``multiprocessors`` of the card matter where torch is asked for deterministic algorithms (else 0): then flash attention's backward pass
+    sums the queries' gradient in several copies, as many as give each multiprocessor work, and adds these up in order.
+    """
 
     shape: Shape
     bytes: int
     u: tuple[int, ...]
+    multiprocessors: int = 0
 
     @property
     def weights(self) -> list[int]:
@@ -64,9 +78,9 @@ class Sizes:
     def _qkv(self) -> int:
         return self.shape.queries + 2 * self.shape.keys
 
-    def peak(self, plan: Plan, tokens: int, positions: int) -> int:
-        """Bytes above what is resident, for ``tokens`` of which ``positions`` carry loss."""
-        s, b, n = self.shape, self.bytes, self.shape.layers
+    def peak(self, plan: Plan, work: Work) -> int:
+        """Bytes above what is resident."""
+        s, b, n, tokens, positions = self.shape, self.bytes, self.shape.layers, work.tokens, work.positions
         h, f, (u_qkv, u_out, u_wide, u_down) = s.hidden, s.inner, self.u
         w_qkv, w_out, w_wide, w_down = self.weights
         row = b * tokens
@@ -80,7 +94,8 @@ class Sizes:
         mlp = row * (3 * h + u_wide) + b * some * (3 * f + u_down) + (w_wide + w_down if plan.mlp_rows else max(w_wide, w_down))
         loss = 2 * row * h + b * positions * 3 * h + b * min(plan.loss_rows, positions) * s.vocabulary
         # Attention backward: its gradients, and flash attention's float32 sums for the queries.
-        heads = row * (self._qkv + s.queries + u_out + h) + (row * self._qkv + 4 * tokens * (s.queries + s.heads)) // plan.head_groups
+        copies = -(-self.multiprocessors // (work.documents * s.heads // plan.head_groups)) or 1
+        heads = row * (self._qkv + s.queries + u_out + h) + (row * self._qkv + 4 * tokens * (copies * s.queries + s.heads)) // plan.head_groups
         kept_backward = max(row * (2 * f + u_down + h) + w_down, row * (3 * h + u_wide) + w_wide, heads + row * h)
         alive = row * ((3 if plan.park_inputs else 4) * h + self._qkv + s.queries + u_out + u_wide)  # dy, h, n2, x; qkv, attended
         if plan.mlp_rows:
@@ -91,9 +106,9 @@ class Sizes:
         return max(held + max(leaving + max(attention, mlp), loss, moving + kept_backward), recomputed + moving)
 
 
-def choose(size: Sizes, tokens: int, positions: int, *, free: int, host_free: int, link: Link) -> Plan:
+def choose(size: Sizes, work: Work, *, free: int, host_free: int, link: Link) -> Plan:
     """The fastest plan whose peak fits ``free`` bytes of the card and ``host_free`` of host memory; the leanest one if none fits."""
-    layers = size.shape.layers
+    layers, tokens = size.shape.layers, work.tokens
     per_layer = sum(rows * columns for rows, columns in sizes(size.shape).values())
     forward = 2 * per_layer * tokens / link.rate
     moved = size.offloaded(tokens) / link.host
@@ -106,26 +121,28 @@ def choose(size: Sizes, tokens: int, positions: int, *, free: int, host_free: in
             break
         for keep in range(layers, -1, -1):
             plan = Plan(keep=keep, offload=layers - keep if rest == "offload" else 0)
-            if size.peak(plan, tokens, positions) <= free * (1 - SPARE):
+            if size.peak(plan, work) <= free * (1 - SPARE):
                 if best is None or (layers - keep) * cost < best[0]:
                     best = ((layers - keep) * cost, plan)
                 break
     if best is not None:
         return best[1]
     lean = Plan(park_inputs=True, mlp_rows=1024, loss_rows=256)
-    return lean if size.peak(lean, tokens, positions) <= free * (1 - SPARE) else replace(lean, head_groups=groups_of(size.shape))
+    return min((replace(lean, head_groups=groups) for groups in (1, groups_of(size.shape))), key=lambda plan: size.peak(plan, work))
 
 
 class Budget:
     """Plans for one engine on one device. ``u``: LoRA columns of each group; ``memory``: see ``engine.FastEngine``."""
 
     def __init__(self, shape: Shape, u: Sequence[int], itemsize: int, device: torch.device, memory: int) -> None:
-        self._size, self._device, self._memory = Sizes(shape, itemsize, tuple(u)), device, memory
+        ordered = device.type == "cuda" and torch.are_deterministic_algorithms_enabled()
+        multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count if ordered else 0
+        self._size, self._device, self._memory = Sizes(shape, itemsize, tuple(u), multiprocessors), device, memory
         self._link: Link | None = None
         self._host = 0
         self._margin = MARGIN
 
-    def plan(self, tokens: int, positions: int) -> Plan:
+    def plan(self, work: Work) -> Plan:
         """The fastest that fits what is free now; on a CPU everything is kept."""
         if self._device.type != "cuda":
             return Plan(keep=self._size.shape.layers)
@@ -134,14 +151,18 @@ class Budget:
 
             self._link = measure_link(self._device)
             self._host = int(psutil.virtual_memory().available * HOST_SHARE)  # once: later, what is parked there would count as lost
-        return choose(self._size, tokens, positions, free=self._free(), host_free=self._host, link=self._link)
+        return choose(self._size, work, free=self._free(), host_free=self._host, link=self._link)
 
-    def leaner(self, failed: Plan, tokens: int, positions: int) -> Plan:
+    def peak(self, plan: Plan, work: Work) -> int:
+        """Bytes this plan needs above what is resident."""
+        return self._size.peak(plan, work)
+
+    def leaner(self, failed: Plan, work: Work) -> Plan:
         """The next plan to try after one ran out of memory; the same one if there is none. Later plans start from what was learnt."""
         for _ in range(64):
             self._margin += STEP
-            plan = self.plan(tokens, positions)
-            if self._size.peak(plan, tokens, positions) < self._size.peak(failed, tokens, positions):
+            plan = self.plan(work)
+            if self.peak(plan, work) < self.peak(failed, work):
                 return plan
         return failed
 
@@ -168,7 +189,7 @@ def capacity(size: Sizes, *, free: int) -> int:
     low, high = 1, 1 << 20
     while low < high:
         middle = (low + high + 1) // 2
-        if size.peak(Plan(), middle, middle) <= free * (1 - SPARE):
+        if size.peak(Plan(), Work(middle, middle, 1)) <= free * (1 - SPARE):
             low = middle
         else:
             high = middle - 1

@@ -18,7 +18,7 @@ from papertune.base import Base
 from papertune.kernels import nf4, ops
 from papertune.kernels.nf4 import NF4
 from papertune.train.batches import TokenSequence
-from papertune.train.fast.budget import Budget
+from papertune.train.fast.budget import Budget, Work
 from papertune.train.fast.flat import GROUPS, FlatLora, sizes
 from papertune.train.fast.host import Host, Parked
 from papertune.train.fast.layer import Layer, Save, Saved
@@ -110,29 +110,32 @@ class FastEngine:
         # Two lists: torch copies contiguous pairs in a few launches, the blocks on a diagonal one by one.
         self._shadows = [[p for p in shadows if p[0].is_contiguous()], [p for p in shadows if not p[0].is_contiguous()]]
         self._host = Host(self._place)
-        self._budget = Budget(self.shape, [group.columns for group in self._layers[0].groups], self._head.element_size(), self._place, memory)
+        self.budget = Budget(self.shape, [group.columns for group in self._layers[0].groups], self._head.element_size(), self._place, memory)
         self._fixed = plan
         self.plan = plan or Plan()  # of the last micro-batch
 
     @torch.no_grad()
-    def accumulate(self, batch: Sequence[TokenSequence], scale: float, seed: int) -> Tensor:
+    def accumulate(self, batch: Sequence[TokenSequence], scale: float, seed: int, first: int = 0) -> Tensor:
         """Adds the gradient of ``scale`` × summed loss of this micro-batch; returns the summed loss in nats (not scaled, on the device).
 
-        ``seed`` decides the dropout, so that a step repeats exactly whatever was computed before it. Raises torch.OutOfMemoryError.
+        ``seed`` decides the dropout, so that a step repeats exactly whatever was computed before it. ``first`` is the place in the step of
+        the micro-batch's first sequence: with one seed a step, dropout does not change with how the step is cut. Raises
+        torch.OutOfMemoryError.
         """
-        first = not self.lora.attached
-        if first:  # the optimiser has stepped and dropped the gradients
+        fresh = not self.lora.attached
+        if fresh:  # the optimiser has stepped and dropped the gradients
             self.lora.gradient.zero_()
             self.lora.attach()
             self._refresh()
-        packed = pack(batch, self.shape, self._place, seed)
-        self.plan = self._fixed or self._budget.plan(len(packed), len(packed.rows))
+        packed = pack(batch, self.shape, self._place, seed, first)
+        work = Work(len(packed), len(packed.rows), len(batch))
+        self.plan = self._fixed or self.budget.plan(work)
         while True:
             try:
                 return self._pass(packed, scale)
             except torch.OutOfMemoryError:
-                leaner = self._budget.leaner(self.plan, len(packed), len(packed.rows))
-                if not first or self._fixed or leaner == self.plan:
+                leaner = self.budget.leaner(self.plan, work)
+                if not fresh or self._fixed or leaner == self.plan:
                     raise
             # Out of the handler, whose traceback held the failed pass's tensors. What it added to the gradients goes.
             torch.cuda.empty_cache()
@@ -151,7 +154,7 @@ class FastEngine:
 
     def micro_batches(self, batch: Sequence[TokenSequence], _size: int) -> list[list[TokenSequence]]:
         """The sequences of one step in as few micro-batches as fit the card, in order; ``_size`` is what other engines go by."""
-        room, used = self._budget.capacity(), 0
+        room, used = self.budget.capacity(), 0
         parts: list[list[TokenSequence]] = [[]]
         for item in batch:
             if parts[-1] and used + len(item.ids) > room:

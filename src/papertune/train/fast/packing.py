@@ -36,13 +36,16 @@ class Packed:
         return len(self.ids)
 
 
-def pack(batch: Sequence[TokenSequence], shape: Shape, device: torch.device, seed: int) -> Packed:
-    """``seed`` decides the dropout: a token's key is a function of seed, its sequence's place in the batch, and its place in the sequence."""
+def pack(batch: Sequence[TokenSequence], shape: Shape, device: torch.device, seed: int, first: int = 0) -> Packed:
+    """``seed`` decides the dropout: a token's key is a function of seed, its sequence's place in the step, and its place in the sequence.
+
+    ``first`` is the place of the first sequence.
+    """
     lengths = [len(item.ids) for item in batch]
     starts = np.concatenate(([0], np.cumsum(lengths)))
     places = np.concatenate([np.arange(n) for n in lengths])
-    owner = np.repeat(np.arange(len(batch)), lengths)
-    rows = np.concatenate([np.arange(item.start - 1, n - 1) + first for item, n, first in zip(batch, lengths, starts, strict=False)])
+    owner = np.repeat(np.arange(first, first + len(batch)), lengths)
+    rows = np.concatenate([np.arange(item.start - 1, n - 1) + start for item, n, start in zip(batch, lengths, starts, strict=False)])
     targets = np.concatenate([item.ids[item.start :] for item in batch])
     ids = np.concatenate([item.ids for item in batch])
     # One transfer for all: from pinned memory it need not wait for what the device is doing.
