@@ -41,7 +41,7 @@ def main() -> None:
     if options.only_train:
         train(options)
         return
-    write_dataset(options.work / "dataset", options.steps * 4)
+    write_dataset(options.work / "dataset", options.steps * 4, options.max_seq_len)
     killed = {line["step"]: line for line in lines_of_training(kill_at=options.kill_at)}
     began = time.monotonic()
     resumed = list(lines_of_training(kill_at=None))
@@ -135,8 +135,8 @@ def train(options: argparse.Namespace) -> None:
     print(json.dumps(end))
 
 
-def write_dataset(folder: Path, examples: int) -> None:
-    """Examples of 1,350 characters (about 500 tokens) of made-up words, eight to a paper."""
+def write_dataset(folder: Path, examples: int, tokens: int = 512) -> None:
+    """Examples of made-up words, nearly ``tokens`` long (2.65 characters a token), eight to a paper."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = random.Random(0)
     syllables = [c + v for c in "bcdfglmnprstv" for v in ("a", "e", "i", "o", "u", "an", "er", "in")]
@@ -144,7 +144,7 @@ def write_dataset(folder: Path, examples: int) -> None:
     for name, count in (("train", examples), ("val", 8)):
         with (folder / f"{name}.jsonl").open("w") as file:
             for i in range(count):
-                text = " ".join(rng.choices(words, k=400))[:1350]
+                text = " ".join(rng.choices(words, k=tokens))[: int(2.65 * tokens)]
                 file.write(json.dumps({"id": f"{name}-{i}", "paper": f"{name}-{i // 8}", "text": text}) + "\n")
 
 

@@ -1,6 +1,6 @@
 """Speed and memory of training on this machine, what a checkpoint costs, and how good the estimate was.
 
-    python benchmarks/bench_train.py --work /scratch/train [--model tiny] [--steps 40] [--max-seq-len 512] [--batch-size 1] [--grad-accum 4]
+    python benchmarks/bench_train.py --work /scratch/train [--model tiny] [--steps 40] [--max-seq-len 512] [--batch-size 1] [--grad-accum 4] [--engine auto]
 
 First a dry run, then the training it spoke of, each in its own process. Appends a row of JSON to ``benchmarks/results.jsonl`` with --record.
 """
@@ -30,14 +30,19 @@ def main() -> None:
     parser.add_argument("--max-seq-len", type=int, default=512)
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--grad-accum", type=int, default=4)
+    parser.add_argument("--engine", default="auto")
+    parser.add_argument("--only-estimate", action="store_true")
     parser.add_argument("--record", action="store_true")
     options = parser.parse_args()
     data = options.work / "dataset"
-    write_dataset(data, options.steps * options.batch_size * options.grad_accum)
-    flags = [f"--{name}={getattr(options, name.replace('-', '_'))}" for name in ("model", "max-seq-len", "batch-size", "grad-accum")]
+    write_dataset(data, options.steps * options.batch_size * options.grad_accum, options.max_seq_len)
+    flags = [f"--{name}={getattr(options, name.replace('-', '_'))}" for name in ("model", "max-seq-len", "batch-size", "grad-accum", "engine")]
     files = [f"--train-file={data / 'train.jsonl'}", f"--val-file={data / 'val.jsonl'}", f"--output-dir={options.work / 'lora_output'}"]
     command = [sys.executable, "-m", "papertune", "train", *flags, *files, f"--max-steps={options.steps}", "--save-steps=20"]
     promised = dict(line.split(":", 1) for line in text_of([*command, "--dry-run"]).splitlines() if ":" in line)
+    if options.only_estimate:
+        print(json.dumps({"shape": " ".join(flags), **{key: value.strip() for key, value in promised.items()}}))
+        return
     text_of(command)
     lines = [json.loads(line) for line in (options.work / "lora_output" / "events.jsonl").read_text().splitlines()]
     steps = [line for line in lines if line["event"] == "step"][2:]  # the first ones warm up
