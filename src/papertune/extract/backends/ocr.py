@@ -68,7 +68,7 @@ class Ocr:
         page = Page(index + 1, width, height)
         if found.boxes is None:
             return page
-        boxes = [(*(corners.min(axis=0) / scale), *(corners.max(axis=0) / scale)) for corners in found.boxes]
+        boxes = [[*(corners.min(axis=0) / scale).tolist(), *(corners.max(axis=0) / scale).tolist()] for corners in found.boxes]
         usual = median(bottom - top for _, top, _, bottom in boxes)
         for (left, top, right, bottom), text in zip(boxes, found.txts, strict=True):
             across = len(text) > 3 and bottom - top > ACROSS * (right - left)
