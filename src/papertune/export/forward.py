@@ -9,6 +9,7 @@ with, and what an importance matrix is collected from. The arithmetic is that of
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from papertune.device import cores
 from papertune.export.source import TensorSource
 from papertune.family import head_size, key_value_heads, rope_theta
 
@@ -40,14 +42,13 @@ def run_model(
     def times(name: str, x: torch.Tensor) -> torch.Tensor:
         if seen is not None:
             seen(name, x)
-        matrix = torch.from_numpy(source.rows(name, 0, source.shape(name)[0])).to(device)
-        return x @ matrix.T
+        return x @ torch.from_numpy(_matrix(source, name, pool)).to(device).T
 
     def norm(name: str, x: torch.Tensor) -> torch.Tensor:
         weight = torch.from_numpy(source.vector(name)).to(device)
         return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight
 
-    with torch.inference_mode():
+    with torch.inference_mode(), ThreadPoolExecutor(cores()) as pool:
         flat = np.concatenate([np.asarray(text, np.int64) for text in texts])
         x = torch.from_numpy(_embed(source, flat)).to(device)
         for layer in range(layers):
@@ -72,6 +73,18 @@ def run_model(
 class _Heads:
     def __init__(self, queries: int, keys: int, width: int) -> None:
         self.queries, self.keys, self.width = queries, keys, width
+
+
+def _matrix(source: TensorSource, name: str, pool: ThreadPoolExecutor) -> NDArray[np.float32]:
+    """The whole matrix, its rows merged by all cores."""
+    rows, columns = source.shape(name)
+    out = np.empty((rows, columns), np.float32)
+
+    def fill(first: int) -> None:
+        out[first : first + _ROWS // 4] = source.rows(name, first, min(first + _ROWS // 4, rows))
+
+    list(pool.map(fill, range(0, rows, _ROWS // 4)))
+    return out
 
 
 def _embed(source: TensorSource, ids: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -34,8 +34,8 @@ _IMATRIX_TEXTS, _IMATRIX_LENGTH = 32, 512
 def run(config: ExportConfig, *, on_event: OnEvent = ignore) -> Report:
     """Exports, or finds that the same export stands.
 
-    Raises BadAdapter, BadModel, BadGguf, BadExport, UnsupportedModel, ModelAccess, MissingLibrary, BadValue, OllamaUnavailable, Busy, DiskFull,
-    CannotWrite.
+    Raises BadAdapter, BadModel, BadGguf, BadExport, BadDataset (the validation text), UnsupportedModel, ModelAccess, MissingLibrary, BadValue,
+    OllamaUnavailable, Busy, DiskFull, CannotWrite.
     """
     from papertune.export.gguf import read_head
     from papertune.export.modelfile import checked_name
