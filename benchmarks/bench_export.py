@@ -75,7 +75,8 @@ def worker(args: argparse.Namespace) -> None:
 
     row = measured(lambda: run(ExportConfig(lora_path=args.adapter, gguf_path=args.out, quant=args.quant, verify=False)))
     report = row.pop("value")
-    row |= {"base": args.base, "quant": args.quant, "gguf_bytes": args.out.stat().st_size, **dict(report.summary)}
+    row |= {"base": Path(args.base).name, "quant": args.quant, "gguf_bytes": args.out.stat().st_size}
+    row |= {name: figure for name, figure in report.summary if name != "GGUF"}
     print(json.dumps(row))
 
 
@@ -92,7 +93,7 @@ def usual(args: argparse.Namespace) -> None:
         for key in ("wall_s", "cpu_s", "written_mib"):
             total[key] = round(total[key] + row[key], 1)
         total["peak_rss_mib"] = max(total["peak_rss_mib"], row["peak_rss_mib"])
-    record("usual", {"base": args.base, "quant": args.quant, **total})
+    record("usual", {"base": Path(args.base).name, "quant": args.quant, **total})
 
 
 def quantisers(_args: argparse.Namespace) -> None:
