@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -36,7 +37,7 @@ class Batch:
 
 @dataclass(slots=True)
 class Made:
-    """One paper's examples as lines without line end, with the tokens of each; and what the paper is compared by.
+    """One paper's examples as lines, their lengths in bytes and their tokens; and what the paper is compared by.
 
     ``size`` is the number of its letters, ``paragraphs`` has (hash, letters) of each, ``dropped`` and ``characters`` count the paragraphs
     left out and their characters by reason.
@@ -47,8 +48,9 @@ class Made:
     sha256: str
     language: str
     size: int
-    lines: list[bytes]
-    tokens: list[int]
+    lines: bytes
+    lengths: array[int]
+    tokens: array[int]
     sample: Hashes
     paragraphs: list[tuple[int, int]]
     dropped: Counter[str] = field(default_factory=Counter)
@@ -80,14 +82,16 @@ def _make(path: Path, batch: Batch, drop: Mapping[int, str]) -> Made:
             blocks.append(block)
     pairs = list(examples_of(paper, blocks, batch.shape, _counter(batch.tokenizer), MISTRAL))
     whole = b"".join(texts)
+    lines = [example.to_json().encode("utf-8", "backslashreplace") + b"\n" for example, _ in pairs]
     return Made(
         name=paper.name,
         source=paper.source,
         sha256=paper.sha256,
         language=sifted.language,
         size=len(whole),
-        lines=[example.to_json().encode("utf-8", "backslashreplace") for example, _ in pairs],
-        tokens=[tokens for _, tokens in pairs],
+        lines=b"".join(lines),
+        lengths=array("L", map(len, lines)),
+        tokens=array("L", (tokens for _, tokens in pairs)),
         sample=sample(whole),
         paragraphs=[(h, len(text)) for h, text in zip(hashes, texts, strict=True) if h],
         dropped=sifted.dropped,

@@ -102,7 +102,7 @@ def _decode(raw: bytes) -> str:
         return raw.decode("cp1252", errors="replace")
 
 
-_BLOCK = re.compile(r"\S[^\n]*(?:\n[ \t]*\S[^\n]*)*")  # lines up to a blank one
+_BLANK = re.compile(r"\n[ \t]*\n\s*")
 _HEADING = re.compile(r"(#{1,6})[ \t]+(.*?)[ \t#]*(?:\n|$)")
 _WRAP = re.compile(r"\s*\n\s*")
 
@@ -111,8 +111,12 @@ def parse(text: str) -> tuple[str, list[Block]]:
     """Title and blocks of a text in light Markdown. The first ``# `` heading before any paragraph is the title."""
     title = ""
     blocks: list[Block] = []
-    for match in _BLOCK.finditer(text):
-        start, end = match.span()
+    behind = 0
+    gaps = [match.span() for match in _BLANK.finditer(text)]
+    for gap in [*gaps, (len(text), len(text))]:
+        start, end, behind = behind, *gap
+        while start < end and text[start].isspace():
+            start += 1
         while start < end and text[start] == "#" and (heading := _HEADING.match(text, start, end)):
             level, words = len(heading[1]), heading[2].strip()
             if level == 1 and not title and not blocks:

@@ -118,7 +118,7 @@ def _dropped(entries: list[Entry]) -> dict[str, tuple[int, int]]:
 def _samples(spool: Spool, entries: list[Entry]) -> list[Example]:
     """One example each of some papers."""
     some = entries[:: -(-len(entries) // _SAMPLES)]
-    lines = [(entry, list(spool.lines(entry))) for entry in some]
+    lines = [(entry, spool.lines(entry).splitlines()) for entry in some]
     return [Example.from_dict(json.loads(of[(k + 1) * len(of) // (len(lines) + 1)]), entry.name) for k, (entry, of) in enumerate(lines)]
 
 

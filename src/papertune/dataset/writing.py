@@ -6,7 +6,7 @@ import hashlib
 import tempfile
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -65,26 +65,25 @@ class Spool:
 
     def add(self, number: int, made: Made) -> None:
         """Takes in the paper with this number in the order of the corpus, in place of what was there. Raises DiskFull or CannotWrite."""
-        lengths, tokens = array("L", map(len, made.lines)), array("L", made.tokens)
         self._entries[number] = Entry(
-            made.name, made.source, made.sha256, made.language, made.size, self._end, lengths, tokens,
+            made.name, made.source, made.sha256, made.language, made.size, self._end, made.lengths, made.tokens,
             made.sample, made.paragraphs, made.dropped, made.characters,
         )  # fmt: skip
         try:
             self._file.seek(self._end)
-            self._file.writelines(made.lines)
+            self._file.write(made.lines)
         except OSError as error:
             raise from_os_error(error, self._folder) from error
-        self._end += sum(lengths)
+        self._end += len(made.lines)
 
     def papers(self) -> list[Entry]:
         """The entries in the order of the corpus."""
         return [self._entries[number] for number in sorted(self._entries)]
 
-    def lines(self, entry: Entry) -> Iterator[bytes]:
+    def lines(self, entry: Entry) -> bytes:
+        """All lines of a paper, each with its end."""
         self._file.seek(entry.at)
-        for length in entry.lengths:
-            yield self._file.read(length)
+        return self._file.read(sum(entry.lengths))
 
     def copy(self, chosen: Iterable[tuple[Entry, list[int]]], out: IO[bytes]) -> Written:
         """Writes the lines of these entries that have these places."""
@@ -92,8 +91,10 @@ class Spool:
         size = 0
         tokens = array("L")
         for entry, places in chosen:
-            lines = list(self.lines(entry))
-            picked = b"".join(lines[k] + b"\n" for k in places)
+            picked = self.lines(entry)
+            if len(places) < len(entry):
+                lines = picked.splitlines(keepends=True)
+                picked = b"".join(lines[k] for k in places)
             out.write(picked)
             digest.update(picked)
             size += len(picked)
