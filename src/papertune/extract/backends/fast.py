@@ -15,7 +15,7 @@ from pathlib import Path
 import pypdfium2 as pdfium
 import pypdfium2.raw as raw
 
-from papertune.extract.backend import Damaged, NeedsPassword, NotPdf, NoTextLayer, Options, PartlyRead
+from papertune.extract.backend import Damaged, NeedsPassword, NoTextLayer, NotPdf, Options, PartlyRead
 from papertune.extract.layout import blocks_of
 from papertune.extract.layout.lines import Page, Span
 from papertune.records import Document

@@ -17,7 +17,7 @@ _LAST = re.compile(rf"(\S*?)([-‐‑\xad{HYPHEN_MARKS}]+)$")
 _LETTERS_AT_END = re.compile(r"[^\W\d_]+$")
 _LETTERS_AT_START = re.compile(r"[^\W\d_]+")
 _SUSPENDED = re.compile(r"(?:and|or|to|und|oder|et)\b")
-_PREFIXES = frozenset("non self anti well high low long short half cross semi all ex".split())
+_PREFIXES = frozenset(["non", "self", "anti", "well", "high", "low", "long", "short", "half", "cross", "semi", "all", "ex"])
 
 
 class Vocabulary:

@@ -25,9 +25,7 @@ def kinds_by_rules(rows: Sequence[Row], body: Body) -> list[Kind]:
         kind: Kind
         if line.page == 1 and line.size > 0.95 * title_size > 1.15 * body.size and line.letters > 2 and (not seen_title or previous == "title"):
             kind, seen_title = "title", True
-        elif (mark := patterns.CAPTION.match(text)) and starts and (mark["mark"] or _styled(row, body) or line.size < 0.95 * body.size):
-            kind = "caption"
-        elif previous == "caption" and not starts:
+        elif ((mark := patterns.CAPTION.match(text)) and starts and (mark["mark"] or _styled(row, body) or line.size < 0.95 * body.size)) or (previous == "caption" and not starts):
             kind = "caption"
         elif (heading or line.letters < 40) and patterns.REFERENCES.fullmatch(text):
             kind, part = "heading", "reference"
