@@ -56,11 +56,11 @@ def quantize(kind: TensorType, rows: Floats, out: Bytes, importance: Floats | No
 
 
 def compile_for(kinds: Iterable[TensorType], *, importance: bool = False) -> float:
-    """Compiles (or loads from numba's cache) what ``kinds`` need, before threads start; returns the seconds it took."""
+    """Compiles (or loads from numba's cache) what ``kinds`` need, before threads start; returns the CPU seconds it took."""
     import time
 
-    begin = time.perf_counter()
+    begin = time.process_time()
     for kind in kinds:
         zeros = np.zeros((1, 256), np.float32)
         quantize(kind, zeros, np.empty(kind.row_bytes(256), np.uint8), np.ones(256, np.float32) if importance else None)
-    return time.perf_counter() - begin
+    return time.process_time() - begin
