@@ -92,6 +92,9 @@ def family_of(model_config: Mapping[str, Any], where: str) -> Family:
     odd = [key for key in ("attention_bias", "mlp_bias", "quantization_config") if model_config.get(key)]
     if model_config.get("hidden_act", "silu") != "silu":
         odd.append("hidden_act")
+    scaling = model_config.get("rope_scaling") or model_config.get("rope_parameters") or {}
+    if scaling.get("rope_type", scaling.get("type", "default")) != "default":
+        odd.append("rope_scaling" if model_config.get("rope_scaling") else "rope_parameters")
     if odd:
         settings = ", ".join(f"{key} = {model_config[key]}" for key in odd)
         raise UnsupportedModel(f"{where} is a {family.name} variant that papertune does not know ({settings}).", "Choose the plain bf16 base model.")

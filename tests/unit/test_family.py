@@ -21,6 +21,7 @@ CONFIG = {
 def test_mistral_and_llama_are_told_by_their_architecture() -> None:
     assert family_of(CONFIG, "here") is MISTRAL
     assert family_of({**CONFIG, "architectures": ["LlamaForCausalLM"]}, "here") is LLAMA
+    assert family_of({**CONFIG, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}, "here") is MISTRAL
 
 
 @pytest.mark.parametrize(
@@ -31,6 +32,8 @@ def test_mistral_and_llama_are_told_by_their_architecture() -> None:
         ({"attention_bias": True}, "attention_bias = True"),
         ({"hidden_act": "gelu"}, "hidden_act = gelu"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "linear"),
+        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5}}, "llama3"),
     ],
 )
 def test_an_unknown_model_is_refused_by_name(change: dict[str, object], said: str) -> None:

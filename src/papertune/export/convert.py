@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,11 +106,12 @@ def need(path: Path, size: int, what: str) -> None:
 def _write(source: TensorSource, jobs: list[Job], importance: Mapping[str, NDArray[np.float32]], out: Part, on_event: OnEvent) -> None:
     on_event(Started("Quantising", len(jobs), "tensors", out.done))
     first = out.done
-    for job, data, last in stream(source, jobs[first:], cores(), importance):
-        out.write(data)
-        if last:
-            out.end_tensor()
-            on_event(Unit(out.done, jobs[first + job].info.name))
+    with closing(stream(source, jobs[first:], cores(), importance)) as slabs:  # its threads end before the files they read are closed
+        for job, data, last in slabs:
+            out.write(data)
+            if last:
+                out.end_tensor()
+                on_event(Unit(out.done, jobs[first + job].info.name))
 
 
 def _verify(path: Path, source: TensorSource, texts: list[str], report: Report, on_event: OnEvent) -> None:

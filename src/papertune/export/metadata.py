@@ -11,18 +11,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from papertune.base import Base
-from papertune.errors import UnsupportedModel
 from papertune.export.gguf import Entry
 from papertune.export.mix import Mix
 from papertune.export.vocabulary import Vocabulary
 from papertune.family import head_size, key_value_heads, rope_theta
 
 QUANTIZATION_VERSION = 2  # ggml's GGML_QNT_VERSION
-_SCALING = {"linear": "linear", "yarn": "yarn"}
 
 
 def describe(base: Base, vocabulary: Vocabulary, mix: Mix, *, name: str, provenance: Mapping[str, str]) -> list[Entry]:
-    """All entries for a tuned ``base`` called ``name``. Raises UnsupportedModel for position encodings papertune does not know."""
+    """All entries for a tuned ``base`` called ``name``."""
     config, family = base.config, base.family
     arch = family.gguf_architecture
     entries = [
@@ -37,7 +35,7 @@ def describe(base: Base, vocabulary: Vocabulary, mix: Mix, *, name: str, provena
         Entry(f"{arch}.feed_forward_length", "u32", config["intermediate_size"]),
         Entry(f"{arch}.attention.head_count", "u32", config["num_attention_heads"]),
         Entry(f"{arch}.attention.head_count_kv", "u32", key_value_heads(config)),
-        *_rope(base, arch),
+        Entry(f"{arch}.rope.freq_base", "f32", rope_theta(config)),
         Entry(f"{arch}.attention.layer_norm_rms_epsilon", "f32", float(config.get("rms_norm_eps", 1e-6))),
     ]
     if config.get("head_dim"):
@@ -64,21 +62,6 @@ def licence_of(folder: Path) -> str:
     front = card.split("---", 2)[1] if card.startswith("---") and card.count("---") > 1 else ""
     found = re.search(r"^license:[ \t]*([\w.-]+)[ \t]*$", front, re.MULTILINE)
     return found[1] if found else ""
-
-
-def _rope(base: Base, arch: str) -> list[Entry]:
-    entries = [Entry(f"{arch}.rope.freq_base", "f32", rope_theta(base.config))]
-    scaling = base.config.get("rope_scaling") or base.config.get("rope_parameters") or {}
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
-    if kind == "default":
-        return entries
-    if kind not in _SCALING:
-        raise UnsupportedModel(f"{base.folder} scales its positions by {kind}, which papertune does not know.", "Choose another base model.")
-    entries.append(Entry(f"{arch}.rope.scaling.type", "str", _SCALING[kind]))
-    entries.append(Entry(f"{arch}.rope.scaling.factor", "f32", float(scaling["factor"])))
-    if kind == "yarn":
-        entries.append(Entry(f"{arch}.rope.scaling.original_context_length", "u32", int(scaling["original_max_position_embeddings"])))
-    return entries
 
 
 def _tokenizer(vocabulary: Vocabulary) -> list[Entry]:

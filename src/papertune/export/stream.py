@@ -7,7 +7,7 @@ the GIL). The caller takes finished slabs in order; only a few are ahead of it, 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -40,7 +40,7 @@ class _Slab:
 
 def stream(
     source: TensorSource, jobs: list[Job], threads: int, importance: Mapping[str, NDArray[np.float32]]
-) -> Iterator[tuple[int, memoryview, bool]]:
+) -> Generator[tuple[int, memoryview, bool], None, None]:
     """(number of the job, bytes, whether they end the tensor) in file order. ``importance`` has column weights by GGUF name.
 
     Raises what the source raises.
