@@ -1,6 +1,6 @@
 """Speed and memory of training on this machine, what a checkpoint costs, and how good the estimate was.
 
-    python benchmarks/bench_train.py --work /scratch/train [--model tiny] [--steps 40] [--max-seq-len 512] [--batch-size 1] [--grad-accum 4] [--engine auto]
+    python benchmarks/bench_train.py --work /scratch/train [--model tiny] [--steps 40] [--max-seq-len 512] [--engine auto] …
 
 First a dry run, then the training it spoke of, each in its own process. Appends a row of JSON to ``benchmarks/results.jsonl`` with --record.
 """

@@ -24,6 +24,7 @@ from papertune.train.model import Device, initial_adapter
 from papertune.train.optimizer import Optimizer
 
 SMALL_SLICE = 2  # layers
+ROUNDING = 0.045  # what torch's allocator holds beyond what is asked of it, of the whole; it does not grow in a straight line
 _STEPS = 3  # timed steps; the first step of a slice is not
 
 
@@ -59,7 +60,7 @@ def estimate(engine: str, base: Base, device: Device, lora: Lora, data: Sequence
         return of(few) + slope * (whole - small)
 
     weights = at_full_depth(lambda m: m.lora)
-    peak = int(at_full_depth(lambda m: m.peak))
+    peak = int(at_full_depth(lambda m: m.peak) * (1 + ROUNDING if device.kind == "cuda" else 1))
     seconds = at_full_depth(lambda m: m.seconds)
     import psutil
 
@@ -90,10 +91,10 @@ def _measure(
     name: str, base: Base, device: Device, lora: Lora, layers: int, step: list[TokenSequence], longest: list[TokenSequence], schedule: Schedule
 ) -> _Measured:
     """Memory and time of a slice of so many layers."""
+    engine = open_engine(name, base, device, lora, layers=layers)
     if device.kind == "cuda":
         torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-    engine = open_engine(name, base, device, lora, layers=layers)
+        torch.cuda.reset_peak_memory_stats()  # loading holds one matrix at a time in full: less than a step
     engine.load_adapter(initial_adapter({name: tuple(p.shape) for name, p in engine.parameters.items()}, schedule.seed))
     optimizer = Optimizer(engine.parameters, half=device.dtype == torch.float16)
     _take(engine, optimizer, longest, schedule)
@@ -102,7 +103,8 @@ def _measure(
         began = time.monotonic()
         _take(engine, optimizer, step, schedule)
         times.append(time.monotonic() - began)
-    measured = _Measured(engine.peak_memory(), statistics.median(times), sum(p.numel() for p in engine.parameters.values()))
+    peak = torch.cuda.max_memory_allocated() if device.kind == "cuda" else engine.peak_memory()
+    measured = _Measured(peak, statistics.median(times), sum(p.numel() for p in engine.parameters.values()))
     del engine, optimizer
     gc.collect()
     return measured

@@ -40,7 +40,7 @@ class Optimizer:
 
     @property
     def scale(self) -> float:
-        return float(self._scaler.get_scale())
+        return float(self._scaler.scale(torch.ones((), device=self._parameters[0].device)))  # it sets itself up when first asked to scale
 
     def clip(self) -> float:
         """Limits the gradient's norm to CLIP; returns what it was."""
