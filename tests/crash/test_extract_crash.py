@@ -66,7 +66,7 @@ ENDS_IN_FAST = {
 def test_a_file_that_kills_its_reader_is_read_by_the_next_and_its_neighbours_do_not_notice(pdfs: Path) -> None:
     for number, how in enumerate(ENDS_IN_FAST):
         (pdfs / f"{how}.pdf").write_bytes(bad_paper(how, 10 + number))
-    assert extract(pdfs, timeout=4.0, memory_limit=300).states == {"ok": 2 + len(ENDS_IN_FAST)}
+    assert extract(pdfs, timeout=6.0, memory_limit=300).states == {"ok": 2 + len(ENDS_IN_FAST)}
     for how, state in ENDS_IN_FAST.items():
         known = item(pdfs, f"{how}.pdf")
         assert (known["engine"], [failure[:2] for failure in known["failures"]]) == ("pypdf", [["fast", state]]), how
@@ -84,11 +84,15 @@ def test_a_file_that_defeats_every_backend_ends_in_the_first_ones_state(pdfs: Pa
 
 
 def test_time_is_lost_only_where_a_limit_was_hit(pdfs: Path) -> None:
-    for number in range(4):
-        (pdfs / f"bad{number}.pdf").write_bytes(bad_paper("ignore-sigterm", 10 + number))
-    begin = time.monotonic()
-    assert extract(pdfs, timeout=2.0).states == {"ok": 6}
-    assert time.monotonic() - begin < 4 * 2.0 / 2 * 1.1 + 6  # seconds: the limits hit, by two workers, and starting six processes
+    """Beside a run in which the same files die at once, which starts as many processes anew."""
+    seconds = {}
+    for how, limit in (("segfault", 60.0), ("ignore-sigterm", 4.0)):
+        for number in range(4):
+            (pdfs / f"bad{number}.pdf").write_bytes(bad_paper(how, 10 + number))
+        begin = time.monotonic()
+        assert extract(pdfs, timeout=limit, output_dir=pdfs.parent / how).states == {"ok": 6}
+        seconds[how] = time.monotonic() - begin
+    assert seconds["ignore-sigterm"] < 1.1 * 4 * 4.0 / 2 + 2 * seconds["segfault"]  # the limits hit, by two workers
 
 
 def start(folder: Path) -> subprocess.Popen[bytes]:
