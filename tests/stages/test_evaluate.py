@@ -73,6 +73,8 @@ def test_base_adapter_and_gguf_are_measured_and_compared(made: Path, config: Cal
     assert [(c["from"], c["to"]) for c in results["changes"]] == [(base["name"], tuned["name"]), (tuned["name"], gguf["name"])]
     assert results["changes"][0][HELD_OUT]["value"] == tuned[HELD_OUT]["value"] - base[HELD_OUT]["value"]
     assert len(base[GENERAL]["papers"]) == 11
+    assert {entry["name"] for entry in results["copies"]["papers"]} == papers
+    assert not any(entry["copies"] for entry in results["copies"]["papers"])
     assert "| paper |" in (config().output_dir / "evaluation.md").read_text()
     assert report.states["ok"] == 3 * (len(papers) + 11)
 

@@ -110,6 +110,10 @@ class _Analysis:
     journal: Manifest
     on_event: OnEvent
     done: int = 0
+    lenient: bool = False
+
+    def __post_init__(self) -> None:
+        self.lenient = any(item["lenient"] for item in self.journal.items.values())
 
     def write(self) -> Report:
         report = Report("analyze")
@@ -148,9 +152,14 @@ class _Analysis:
         settings = {"model": str(self.config.gguf or self.config.model), "context": self.writer.context, "words": words, "seed": self.config.seed}
         key = key_of(repr((paper.title, list(before), heading)), {**settings, "temperature": self.config.temperature}, CODE_VERSION)
         if key not in self.journal.items:
-            section = Section(paper.title, before, heading, words, 0, Guard(), lambda _: None)
+            guard = Guard()
+            guard.lenient = self.lenient
+            section = Section(paper.title, before, heading, words, 0, guard, lambda _: None)
             text = section.write(self.writer, Sampling(temperature=self.config.temperature, seed=self.config.seed))
-            self.journal.record(key, paper=paper.document.source, heading=heading, text=text)
+            self.journal.record(key, paper=paper.document.source, heading=heading, text=text, lenient=guard.lenient)
+            if guard.lenient and not self.lenient:
+                self.on_event(Notice("The model writes little that is prose; from here on it is taken as it comes.", "warning"))
+            self.lenient = guard.lenient
         self.done += 1
         self.on_event(Unit(self.done, f"{paper.title}: {label}"))
         return str(self.journal.items[key]["text"])

@@ -13,6 +13,18 @@ from papertune.analyze.paper import Paper
 
 _TERMS = 12
 _TERM = re.compile(r"[^\W\d_]{3,}(?:-[^\W\d_]+)*")
+# Words that say nothing of a paper's subject, however often they meet.
+_COMMON = frozenset(
+    re.findall(
+        r"\w+",
+        """
+        about after also although among been before being between both can could did does during each either found from given had has have
+        however into its may might more most not number only other our over present reported respectively same several should showed shown
+        significant significantly some study such than that the their them then there therefore these they this those through thus under used
+        using was were when where whereas which while will with within without would
+        """,
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +56,7 @@ def themes(papers: Sequence[Paper]) -> list[Theme]:
         total = max(1, sum(words.values()))
         for (a, b), count in pairs.items():
             surprise = math.log(count * total / (words[a] * words[b]))
-            if count > 1 and surprise > 0 and min(len(a), len(b)) > 3:
+            if count > 1 and surprise > 0 and not {a, b} & _COMMON:
                 weights[f"{a} {b}"][number] = count * surprise
     shared = [(sorted(of.values())[-2], term) for term, of in weights.items() if len(of) > 1]
     best = [term for _, term in sorted(shared, key=lambda pair: (-pair[0], pair[1]))[:_TERMS]]

@@ -15,6 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from papertune.base import open_base
 from papertune.config import EvaluateConfig
 from papertune.errors import BadDataset
 from papertune.evaluate.passages import Paper, documents, read_papers
@@ -24,6 +25,7 @@ from papertune.evaluate.subjects import Subject, Subjects
 from papertune.events import Notice, OnEvent, Report, Started, Unit, ignore
 from papertune.files import make_folder, write_text
 from papertune.manifest import Manifest, key_of
+from papertune.tokenizer import open_tokenizer
 
 CODE_VERSION = 1
 """Raised when this room would measure something else for the same input."""
@@ -43,6 +45,7 @@ def run(config: EvaluateConfig, *, on_event: OnEvent = ignore) -> Report:
         measuring = _Measuring(config, texts, manifest, on_event)
         measuring.all(subjects)
         results = _results(config, subjects.all, measuring, on_event)
+    results["copies"] = _copies(config, texts[HELD_OUT], on_event)
     figures = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
     for name, text in (("evaluation.json", figures), ("evaluation.md", as_markdown(results, (HELD_OUT, GENERAL)))):
         write_text(config.output_dir / name, text)
@@ -144,7 +147,29 @@ def _change(before: Sequence[Measured], after: Sequence[Measured], seed: int) ->
     return {**asdict(difference), "percent": 100 * difference.value / bits_per_byte(before, seed).value}
 
 
+def _copies(config: EvaluateConfig, papers: Sequence[Paper], on_event: OnEvent) -> dict[str, Any] | None:
+    """What the held-out papers share word for word with the training text: the measure for what a model may share with it, and proof that the
+    split holds. None without training data."""
+    if not config.train_file.exists():
+        on_event(Notice(f"{config.train_file} is not here, so held-out papers were not compared with it."))
+        return None
+    from papertune.training_text import LEAST_TOKENS, TrainingText  # numpy, for which --help need not wait
+
+    tokenizer = open_tokenizer(open_base("tiny").folder)  # Mistral's: sizes of copies are told in its tokens
+    against = TrainingText(config.train_file, config.text_dir)
+    entries = []
+    for paper in papers:
+        comparison = against.compare("\n\n".join(p.text[p.known :] for p in paper.passages), lambda text: len(tokenizer.encode(text)))
+        copies = [{"tokens": found.tokens, "from": found.place, "text": found.text} for found in comparison.long]
+        entries.append({"name": paper.name, "share": comparison.share, "longest": comparison.longest, "copies": copies})
+    return {"training_words": against.collection.words, "least_tokens": LEAST_TOKENS, "papers": entries}
+
+
 def _summary(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = [(f"{model['name']}, {kind}", in_words(model[kind])) for model in results["models"] for kind in (HELD_OUT, GENERAL)]
     rows += [(f"change to {c['to']}, {kind}", in_words(c[kind], signed=True)) for c in results["changes"] for kind in (HELD_OUT, GENERAL)]
+    if copies := results["copies"]:
+        longest = max(paper["longest"] for paper in copies["papers"])
+        long = sum(len(paper["copies"]) for paper in copies["papers"])
+        rows.append(("copies in held-out papers", f"{long} of {copies['least_tokens']} tokens or more; longest {longest} tokens"))
     return rows
