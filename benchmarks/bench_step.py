@@ -457,7 +457,7 @@ def fast(options: argparse.Namespace) -> None:
 
     record, card, layers = Recorder("fast", options.out), Card(options.layers), options.layers
     began = time.perf_counter()
-    _, frozen = our_engine(layers, random_matrix)
+    frozen = our_engine(layers, random_matrix)[1]
     torch.cuda.synchronize()
     print(f"   random weights made and quantised in {time.perf_counter() - began:.1f} s", flush=True)
 
@@ -473,9 +473,9 @@ def fast(options: argparse.Namespace) -> None:
         optimizer = AdamW8bit([engine.lora.parameter], lr=2e-4)
         items = sequences(lengths)
         targets, size = sum(item.targets for item in items), len(items) // micro
-        resident = torch.cuda.memory_allocated()
 
         def foreseen() -> dict[str, Any]:
+            resident = torch.cuda.memory_allocated()  # between steps
             peak = engine.budget.peak(engine.plan, Work(sum(lengths[:size]), sum(item.targets for item in items[:size]), size))
             return {"plan": str(engine.plan), "resident_gib": round(resident / GIB, 3), "foreseen_gib": round((resident + peak) / GIB, 3)}
 

@@ -288,8 +288,7 @@ def test_sequences_are_packed_in_order_up_to_what_fits(model: Base, monkeypatch:
 
 def test_unsupported_models_are_told_apart(tmp_path: Path) -> None:
     assert unsupported(make_model(tmp_path / "plain")) == ""
-    scaled = {"rope_type": "llama3", "factor": 8.0, "rope_theta": 500000.0}
-    assert "scaled" in unsupported(make_model(tmp_path / "scaled", rope_scaling=scaled))
+    assert "widths" in unsupported(make_model(tmp_path / "narrow", intermediate_size=96))
     assert "heads are 12 wide" in unsupported(make_model(tmp_path / "odd", head_dim=12))
 
 

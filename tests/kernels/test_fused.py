@@ -74,20 +74,31 @@ def test_rms_norm_backward(tokens: int, width: int) -> None:
     z, weight, total = torch.randn(tokens, width), torch.randn(width), torch.randn(tokens, width)
     dy = wider(tokens, width).copy_(torch.randn(tokens, width))
     _, r = reference.rms_norm(z, weight, EPS, torch.empty_like(z), None)
-    wanted = total.clone()
-    reference.rms_norm_backward(dy, z, weight, r, wanted)
+    wanted, normed = total.clone(), dy.clone()
+    reference.rms_norm_backward(normed, z, weight, r, wanted)
     fused.rms_norm_backward(dy, z, weight, r, total)
     close(total, wanted)
+    close(dy, normed)
 
 
 @pytest.mark.parametrize(("heads", "size", "rest"), [(4, 64, 128), (5, 24, 7), (1, 6, 0)])
-@pytest.mark.parametrize("backward", [False, True])
-def test_rope(heads: int, size: int, rest: int, backward: bool) -> None:
+def test_rope(heads: int, size: int, rest: int) -> None:
     x, angle = torch.randn(6, heads * size + rest), torch.randn(6, size // 2)
     wanted = x.clone()
-    reference.rope(wanted, angle.cos(), -angle.sin() if backward else angle.sin(), heads)
-    fused.rope(x, angle.cos(), angle.sin(), heads, -1.0 if backward else 1.0)
+    reference.rope(wanted, angle.cos(), angle.sin(), heads)
+    fused.rope(x, angle.cos(), angle.sin(), heads)
     close(x, wanted)
+
+
+@pytest.mark.parametrize(("heads", "size"), [(4, 64), (5, 24), (1, 6)])
+@pytest.mark.parametrize("turn", [False, True])
+def test_put_heads(heads: int, size: int, turn: bool) -> None:
+    x, angle = torch.randn(6, heads, size), torch.randn(6, size // 2)
+    turned = (angle.cos(), angle.sin()) if turn else (None, None)
+    ours, theirs = wider(6, heads * size).view(6, heads, size), torch.empty(6, heads, size)
+    fused.put_heads(x, ours, *turned)
+    reference.put_heads(x, theirs, *turned)
+    close(ours, theirs)
 
 
 @pytest.mark.parametrize(("tokens", "width"), SHAPES)
@@ -98,9 +109,10 @@ def test_swiglu_and_its_backward(tokens: int, width: int) -> None:
     reference.swiglu(gate_up, theirs)
     close(ours, theirs)
     d, wanted = wider(tokens, width).copy_(torch.randn(tokens, width)), gate_up.clone()
-    reference.swiglu_backward(d, wanted)
+    reference.swiglu_backward(d.clone(), wanted)
     fused.swiglu_backward(d, gate_up)
     close(gate_up, wanted)
+    close(d, theirs)
 
 
 @pytest.mark.parametrize(("tokens", "width"), SHAPES)

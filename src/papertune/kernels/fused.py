@@ -6,9 +6,9 @@ once and each output written once where that is possible.
 op                   bytes moved a token (2-byte numbers)            program
 dequantize           0.516 read + 2 written a weight                 64 blocks of 64 weights
 rms_norm             2H + 2H (with ``add``: 4H + 4H)                 one token, the row in registers
-rms_norm_backward    6H + 2H                                         one token
-rope                 2d + 2d a head                                  one token, all heads
-swiglu (backward)    4F + 2F (6F + 4F)                               one token × 1,024 columns
+rms_norm_backward    6H + 4H                                         one token
+rope, put_heads      2d + 2d a head                                  one token, all heads
+swiglu (backward)    4F + 2F (6F + 6F)                               one token × 1,024 columns
 dropout (and add)    2H + 2H (4H + 2H)                               one token × 1,024 columns
 cross_entropy        4V (read twice, from cache) + 2V                one position
 
@@ -64,24 +64,45 @@ def _rms_norm_backward(dy, z, weight, r, total, dy_stride, N, WIDTH: tl.constexp
     real = c < N
     root = tl.load(r + t)
     normal = tl.load(z + t * N + c, mask=real, other=0.0).to(tl.float32) * root
-    g = tl.load(dy + t * dy_stride + c, mask=real, other=0.0).to(tl.float32) * tl.load(weight + c, mask=real, other=0.0).to(tl.float32)
+    scale = tl.load(weight + c, mask=real, other=0.0).to(tl.float32)
+    g = tl.load(dy + t * dy_stride + c, mask=real, other=0.0).to(tl.float32) * scale
     dz = root * (g - normal * (tl.sum(g * normal, 0) / N))
     sum_ = tl.load(total + t * N + c, mask=real, other=0.0).to(tl.float32) + dz
     tl.store(total + t * N + c, sum_.to(total.dtype.element_ty), mask=real)
+    out = normal.to(dy.dtype.element_ty).to(tl.float32) * scale
+    tl.store(dy + t * dy_stride + c, out.to(dy.dtype.element_ty), mask=real)
 
 
 @triton.jit
-def _rope(x, cos, sin, stride, sign, HALF, HEADS, WIDTH: tl.constexpr, ALL: tl.constexpr):
+def _rope(x, cos, sin, stride, HALF, HEADS, WIDTH: tl.constexpr, ALL: tl.constexpr):
     t = tl.program_id(0).to(tl.int64)
     c, head = tl.arange(0, WIDTH)[None, :], tl.arange(0, ALL)[:, None]
     real = (head < HEADS) & (c < HALF)
     co = tl.load(cos + t * HALF + c, mask=c < HALF, other=0.0)
-    si = tl.load(sin + t * HALF + c, mask=c < HALF, other=0.0) * sign
+    si = tl.load(sin + t * HALF + c, mask=c < HALF, other=0.0)
     first = x + t * stride + head * (2 * HALF) + c
     a = tl.load(first, mask=real, other=0.0).to(tl.float32)
     b = tl.load(first + HALF, mask=real, other=0.0).to(tl.float32)
     tl.store(first, (a * co - b * si).to(x.dtype.element_ty), mask=real)
     tl.store(first + HALF, (b * co + a * si).to(x.dtype.element_ty), mask=real)
+
+
+@triton.jit
+def _put_heads(x, out, cos, sin, x_token, x_head, out_token, out_head, HALF, HEADS, WIDTH: tl.constexpr, ALL: tl.constexpr, TURN: tl.constexpr):
+    t = tl.program_id(0).to(tl.int64)
+    c, head = tl.arange(0, WIDTH)[None, :], tl.arange(0, ALL)[:, None]
+    real = (head < HEADS) & (c < HALF)
+    first = x + t * x_token + head * x_head + c
+    a, b = tl.load(first, mask=real, other=0.0), tl.load(first + HALF, mask=real, other=0.0)
+    if TURN:
+        co = tl.load(cos + t * HALF + c, mask=c < HALF, other=0.0)
+        si = tl.load(sin + t * HALF + c, mask=c < HALF, other=0.0)
+        wide_a, wide_b = a.to(tl.float32), b.to(tl.float32)
+        a = (wide_a * co + wide_b * si).to(out.dtype.element_ty)
+        b = (wide_b * co - wide_a * si).to(out.dtype.element_ty)
+    place = out + t * out_token + head * out_head + c
+    tl.store(place, a, mask=real)
+    tl.store(place + HALF, b, mask=real)
 
 
 @triton.jit
@@ -105,6 +126,8 @@ def _swiglu_backward(d, gate_up, F, d_stride, WIDTH: tl.constexpr):
     s = tl.sigmoid(gate)
     tl.store(first, (g * up * s * (1 + gate * (1 - s))).to(gate_up.dtype.element_ty), mask=real)
     tl.store(first + F, (g * gate * s).to(gate_up.dtype.element_ty), mask=real)
+    kind = d.dtype.element_ty
+    tl.store(d + t * d_stride + c, ((gate * s).to(kind).to(tl.float32) * up).to(kind), mask=real)
 
 
 @triton.jit(do_not_specialize=["salt", "least"])
@@ -166,10 +189,17 @@ def rms_norm_backward(dy: Tensor, z: Tensor, weight: Tensor, r: Tensor, total: T
     )  # fmt: skip
 
 
-def rope(x: Tensor, cos: Tensor, sin: Tensor, heads: int, sign: float) -> None:
+def rope(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> None:
     half = cos.shape[1]
     shape = {"WIDTH": triton.next_power_of_2(half), "ALL": triton.next_power_of_2(heads), "num_warps": 4}
-    _rope[(x.shape[0],)](x, cos, sin, x.stride(0), sign, half, heads, **shape)
+    _rope[(x.shape[0],)](x, cos, sin, x.stride(0), half, heads, **shape)
+
+
+def put_heads(x: Tensor, out: Tensor, cos: Tensor | None, sin: Tensor | None) -> None:
+    tokens, heads, size = x.shape
+    strides = (x.stride(0), x.stride(1), out.stride(0), out.stride(1))
+    shape = {"WIDTH": triton.next_power_of_2(size // 2), "ALL": triton.next_power_of_2(heads), "TURN": cos is not None, "num_warps": 4}
+    _put_heads[(tokens,)](x, out, x if cos is None else cos, x if sin is None else sin, *strides, size // 2, heads, **shape)
 
 
 def swiglu(gate_up: Tensor, out: Tensor) -> None:

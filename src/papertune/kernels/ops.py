@@ -27,6 +27,7 @@ __all__ = [
     "dequantize",
     "dropout",
     "dropout_add_",
+    "put_heads",
     "rms_norm",
     "rms_norm_backward_",
     "rope_",
@@ -73,17 +74,18 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor, add: Tensor | N
 
 
 def rms_norm_backward_(dy: Tensor, z: Tensor, weight: Tensor, r: Tensor, total: Tensor) -> None:
-    """total += the gradient in z of ``rms_norm``, which returned z and r; ``dy`` is that of its output."""
+    """total += the gradient in z of ``rms_norm``, which returned z and r; ``dy``, that of its output, becomes this output again."""
     (_fused(dy) or reference).rms_norm_backward(dy, z, weight, r, total)
 
 
-def rope_(x: Tensor, cos: Tensor, sin: Tensor, heads: int, *, backward: bool = False) -> None:
-    """Rotates the first ``heads`` heads of every row of x by its token's angle: cos, sin (T, d / 2) float32; back again if ``backward``."""
-    fused = _fused(x)
-    if fused:
-        fused.rope(x, cos, sin, heads, -1.0 if backward else 1.0)
-    else:
-        reference.rope(x, cos, -sin if backward else sin, heads)
+def rope_(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> None:
+    """Rotates the first ``heads`` heads of every row of x by its token's angle: cos, sin (T, d / 2) float32."""
+    (_fused(x) or reference).rope(x, cos, sin, heads)
+
+
+def put_heads(x: Tensor, out: Tensor, cos: Tensor | None = None, sin: Tensor | None = None) -> None:
+    """Copies x into out, both (T, n, d) with any strides but the last; with cos and sin, turned back by the token's angle."""
+    (_fused(x) or reference).put_heads(x, out, cos, sin)
 
 
 def swiglu(gate_up: Tensor, out: Tensor) -> None:
@@ -92,7 +94,7 @@ def swiglu(gate_up: Tensor, out: Tensor) -> None:
 
 
 def swiglu_backward_(d: Tensor, gate_up: Tensor) -> None:
-    """gate_up becomes its own gradient; ``d`` (T, F) is that of ``swiglu``'s output."""
+    """gate_up becomes its own gradient; ``d`` (T, F), that of ``swiglu``'s output, becomes this output again."""
     (_fused(d) or reference).swiglu_backward(d, gate_up)
 
 

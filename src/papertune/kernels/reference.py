@@ -40,17 +40,21 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor, add: Tensor | N
 
 
 def rms_norm_backward(dy: Tensor, z: Tensor, weight: Tensor, r: Tensor, total: Tensor) -> None:
-    """total += dz, the gradient of ``rms_norm`` in z: with n = z · r and g = dy · weight, dz = r · (g − n · mean(g · n))."""
+    """total += dz, the gradient of ``rms_norm`` in z: with n = z · r and g = dy · weight, dz = r · (g − n · mean(g · n)).
+
+    ``dy`` has served then and becomes the output of ``rms_norm`` again.
+    """
     n, g = _wide(z) * r[:, None], _wide(dy) * _wide(weight)
     dz = r[:, None] * (g - n * (g * n).mean(-1, keepdim=True))
     total.copy_(_wide(total) + dz)
+    dy.copy_(n.to(dy.dtype) * weight)
 
 
 def rope(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> None:
     """Rotates the first ``heads`` heads of each row of x (T, ≥ heads · d) in place: (a, b) → (a cos − b sin, b cos + a sin).
 
-    a and b are the two halves of a head; cos, sin: (T, d / 2) float32. With −sin it is the backward pass. Su et al. 2021, arXiv 2104.09864,
-    in the order of halves that transformers uses.
+    a and b are the two halves of a head; cos, sin: (T, d / 2) float32. Su et al. 2021, arXiv 2104.09864, in the order of halves that
+    transformers uses.
     """
     half = cos.shape[1]
     view = x[:, : heads * 2 * half].view(-1, heads, 2, half)
@@ -58,6 +62,16 @@ def rope(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> None:
     c, s = cos[:, None], sin[:, None]
     first, second = a * c - b * s, b * c + a * s
     view[:, :, 0], view[:, :, 1] = first, second
+
+
+def put_heads(x: Tensor, out: Tensor, cos: Tensor | None, sin: Tensor | None) -> None:
+    """out = x, both (T, n, d); with cos and sin, turned back by what ``rope`` turned it: its backward pass."""
+    if cos is None or sin is None:
+        out.copy_(x)
+        return
+    a, b = (_wide(half) for half in x.chunk(2, dim=2))
+    c, s = cos[:, None], sin[:, None]
+    out.copy_(torch.cat((a * c + b * s, b * c - a * s), dim=2))
 
 
 def swiglu(gate_up: Tensor, out: Tensor) -> None:
@@ -68,10 +82,12 @@ def swiglu(gate_up: Tensor, out: Tensor) -> None:
 
 
 def swiglu_backward(d: Tensor, gate_up: Tensor) -> None:
-    """d: (T, F), the gradient of ``swiglu``'s output; gate_up (T, 2F) becomes its own gradient."""
+    """d: (T, F), the gradient of ``swiglu``'s output; gate_up (T, 2F) becomes its own gradient, and d what ``swiglu`` made of gate_up."""
     gate, up = (_wide(half) for half in gate_up.chunk(2, dim=1))
     s, wide = torch.sigmoid(gate), _wide(d)
-    gate_up.copy_(torch.cat((wide * up * s * (1 + gate * (1 - s)), wide * gate * s), dim=1))
+    gradient = torch.cat((wide * up * s * (1 + gate * (1 - s)), wide * gate * s), dim=1)
+    swiglu(gate_up, d)
+    gate_up.copy_(gradient)
 
 
 def dropout(x: Tensor, keys: Tensor, salt: int, share: float, scale: float = 1.0) -> Tensor:

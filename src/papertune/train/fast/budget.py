@@ -87,23 +87,24 @@ class Sizes:
         again = n - min(n, plan.keep + plan.offload)
         some = min(tokens, plan.mlp_rows or tokens)
         inputs = 0 if plan.park_inputs else again * row * h
-        held = min(plan.keep, n) * self.kept(tokens) + min(plan.offload, n) * self.small(tokens) + inputs
-        moving = 2 * self.offloaded(tokens) if plan.offload else 0
-        leaving = 2 * row * h if plan.park_inputs else moving
+        small = min(plan.offload, n) * self.small(tokens) + inputs
+        # Two offloaded layers are on the card at a time; by then, kept ones have not been made yet, or are gone.
+        held = small + max(min(plan.keep, n) * self.kept(tokens), 2 * self.offloaded(tokens) if plan.offload else 0)
+        leaving = 2 * row * h if plan.park_inputs else 0
         attention = row * (h + max(h + u_qkv + self._qkv, self._qkv + 2 * s.queries + u_out, s.queries + u_out + h)) + max(w_qkv, w_out)
         mlp = row * (3 * h + u_wide) + b * some * (3 * f + u_down) + (w_wide + w_down if plan.mlp_rows else max(w_wide, w_down))
         loss = 2 * row * h + b * positions * 3 * h + b * min(plan.loss_rows, positions) * s.vocabulary
         # Attention backward: its gradients, and flash attention's float32 sums for the queries.
         copies = -(-self.multiprocessors // (work.documents * s.heads // plan.head_groups)) or 1
         heads = row * (self._qkv + s.queries + u_out + h) + (row * self._qkv + 4 * tokens * (copies * s.queries + s.heads)) // plan.head_groups
-        kept_backward = max(row * (2 * f + u_down + h) + w_down, row * (3 * h + u_wide) + w_wide, heads + row * h)
-        alive = row * ((3 if plan.park_inputs else 4) * h + self._qkv + s.queries + u_out + u_wide)  # dy, h, n2, x; qkv, attended
+        kept_backward = max(row * (f + u_down + 2 * h) + w_down, row * (2 * h + u_wide) + w_wide, heads + row * h)
+        alive = row * ((2 if plan.park_inputs else 3) * h + self._qkv + s.queries)  # dy, h, x; qkv, attended
         if plan.mlp_rows:
-            mlp_again = row * h + b * some * (2 * h + u_wide + 5 * f + 2 * u_down) + w_qkv + w_out + w_wide + w_down
+            mlp_again = b * some * (h + u_wide + 3 * f + u_down) + w_wide + w_down
         else:
-            mlp_again = row * (h + u_qkv + 4 * f + 2 * u_down) + w_qkv + w_out + w_wide + w_down
-        recomputed = inputs + max(alive + mlp_again, heads + 2 * row * h + w_qkv + w_out) if again else 0
-        return max(held + max(leaving + max(attention, mlp), loss, moving + kept_backward), recomputed + moving)
+            mlp_again = row * (3 * f + u_down) + w_qkv + w_out + w_wide + w_down
+        recomputed = inputs + max(alive + mlp_again, heads + row * h + w_qkv + w_out) if again else 0
+        return max(held + max(leaving + max(attention, mlp), loss, kept_backward), recomputed)
 
 
 def choose(size: Sizes, work: Work, *, free: int, host_free: int, link: Link) -> Plan:

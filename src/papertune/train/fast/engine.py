@@ -237,7 +237,7 @@ class FastEngine:
             x = left.x if left.x_parked is None else self._host.bring(left.x_parked)
             left.x = None
             assert x is not None
-            _, saved = layer.forward(x, packed, self.plan, Save.ALL)
+            _, saved = layer.forward(x, packed, self.plan, Save.WEIGHTS)
             assert saved is not None
             if left.x_parked is not None:
                 saved.x = None

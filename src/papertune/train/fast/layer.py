@@ -5,7 +5,8 @@
 
 A projection group is dequantised right before it is used and dropped right after, except when a layer is run again just ahead of its
 backward pass: then its weights are kept for that, and dequantised once instead of twice. No tensor outlives its last use: what the
-backward pass has read is taken out of ``Saved``, and gradients are written over the activations they belong to.
+backward pass has read is taken out of ``Saved``, gradients are written over the activations they belong to, and where a group's gradient
+asks for its input (a norm's or SwiGLU's output), the backward kernel of that norm or SwiGLU makes it again in passing.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from papertune.train.fast.shape import Shape
 
 
 class Save(Enum):
-    """What a forward pass leaves for the backward pass: nothing; what costs multiplications to make again; or everything, weights too."""
+    """What a forward pass leaves for the backward pass: nothing; what costs multiplications to make again; or that and the weights."""
 
     NOTHING = auto()
     COSTLY = auto()
-    ALL = auto()
+    WEIGHTS = auto()
 
 
 @dataclass(slots=True)
@@ -38,7 +39,7 @@ class Saved:
     """What the backward pass reads. Widths: hidden H, inner F, LoRA columns of a group R; T tokens.
 
     x, h: (T, H); qkv: (T, queries + 2 · keys), rotated; attended: (T, queries); gate_up: (T, 2F); u_*: (T, R); r1, r2: (T) float32.
-    The last four are there only after Save.ALL: the groups' inputs, and their weights in the order of the forward pass.
+    ``weights`` is filled by Save.WEIGHTS, in the order of the forward pass. gate_up and its u's are absent where the MLP runs in parts.
     """
 
     x: Tensor | None
@@ -53,9 +54,6 @@ class Saved:
     u_gate_up: Tensor | None = None
     u_down: Tensor | None = None
     gate_up: Tensor | None = None
-    n1: Tensor | None = None
-    n2: Tensor | None = None
-    activated: Tensor | None = None
     weights: list[Tensor] = field(default_factory=list)
 
     def take(self, name: str) -> Tensor:
@@ -68,12 +66,11 @@ class Saved:
 
 @dataclass(slots=True)
 class _Attended:
-    """What the first half of a layer makes, as far as it is asked for; ``projected`` (T, H) is what it adds to x."""
+    """What the first half of a layer makes; ``projected`` (T, H) is what it adds to x, the rest as in Saved."""
 
     projected: Tensor
     qkv: Tensor | None
     attended: Tensor | None
-    n1: Tensor | None
     u_qkv: Tensor
     u_out: Tensor
     state: AttentionState
@@ -92,9 +89,9 @@ class Layer:
         return self._qkv, self._out, self._gate_up, self._down
 
     def forward(self, x: Tensor, batch: Packed, plan: Plan, save: Save, *, train: bool = True) -> tuple[Tensor, Saved | None]:
-        """y (T, H) and what ``save`` asks for; with Save.ALL y is empty, because only the backward pass follows."""
+        """y (T, H) and what ``save`` asks for; with Save.WEIGHTS y is empty, because only the backward pass follows."""
         weights: list[Tensor] = []
-        kept = weights if save is Save.ALL else None
+        kept = weights if save is Save.WEIGHTS and not plan.mlp_rows else None
         dropout = Dropout(batch.keys, self._share if train else 0.0)
         half = self._attend(x, batch, dropout, save, kept)
         n2 = self._gate_up.input(len(x))
@@ -102,48 +99,42 @@ class Layer:
         if save is Save.NOTHING:
             del half
             return self._mlp(n2, h, dropout, plan.mlp_rows), None
-        saved = Saved(x, half.qkv, half.attended, h, half.state, half.r1, r2, half.u_qkv, half.u_out, n1=half.n1, weights=weights)
+        saved = Saved(x, half.qkv, half.attended, h, half.state, half.r1, r2, half.u_qkv, half.u_out, weights=weights)
         del half
-        if save is Save.ALL:
-            saved.n2 = n2.x
-            if plan.mlp_rows:  # memory is short: the first norm is cheap to make again
-                saved.u_qkv, saved.n1 = saved.u_qkv.clone(), None
-                return x.new_empty(0), saved
+        if save is Save.WEIGHTS and plan.mlp_rows:
+            return x.new_empty(0), saved
         saved.gate_up = self._project(self._gate_up, n2, dropout, kept)
+        saved.u_gate_up = n2.u.clone()
+        del n2
         activated = self._down.input(len(x))
         ops.swiglu(saved.gate_up, activated.x)
         if save is Save.COSTLY:
             y = self._project(self._down, activated, dropout, None, add=h)
-            saved.u_gate_up, saved.u_down = n2.u.clone(), activated.u.clone()
-            return y, saved
-        self._down.lower(activated, dropout)
-        saved.u_gate_up, saved.u_down, saved.activated = n2.u, activated.u, activated.x
-        return x.new_empty(0), saved
+        else:
+            self._down.lower(activated, dropout)
+            y = x.new_empty(0)
+        saved.u_down = activated.u.clone()
+        return y, saved
 
     def backward(self, dy: Tensor, saved: Saved, batch: Packed, plan: Plan, bring_x: Callable[[], Tensor] | None = None) -> Tensor:
         """dx (T, H), written over ``dy``. Adds to the gradients of the LoRA weights and uses ``saved`` up.
 
         ``bring_x`` fetches x after the backward pass of attention, which needs memory most; without it x is in ``saved``.
         """
-        dropout = Dropout(batch.keys, self._share)
-        weights = saved.weights
+        dropout, weights = Dropout(batch.keys, self._share), saved.weights
         if saved.gate_up is None:
-            dn = self._mlp_backward_in_parts(dy, saved.take("n2"), dropout, plan.mlp_rows)
+            self._mlp_backward_in_parts(dy, saved.take("h"), saved.r2, dropout, plan.mlp_rows)
         else:
-            dn = self._mlp_backward(dy, saved, dropout)
-        ops.rms_norm_backward_(dn, saved.take("h"), self._norm2, saved.r2, dy)
-        del dn
+            self._mlp_backward(dy, saved, dropout)
         attended = saved.take("attended")
-        d_heads = self._out.backward(dy, attended, saved.u_out, weights.pop() if weights else self._out.weights(), dropout)
+        d_heads, v = self._out.backward(dy, weights.pop() if weights else self._out.weights(), dropout)
+        self._out.gather(dy, v, attended, saved.u_out, dropout)
         d_qkv = self._attention_backward(d_heads, saved.take("qkv"), attended, saved.state, batch, plan.head_groups)
-        del d_heads, attended
-        ops.rope_(d_qkv, batch.cos, batch.sin, self._shape.heads + self._shape.kv_heads, backward=True)
+        del d_heads, v, attended
         x = saved.take("x") if bring_x is None else bring_x()
-        n1 = self._again(saved.n1, x, self._norm1)
-        saved.n1 = None
-        dn = self._qkv.backward(d_qkv, n1, saved.u_qkv, weights.pop() if weights else self._qkv.weights(), dropout)
-        del d_qkv, n1
+        dn, v = self._qkv.backward(d_qkv, weights.pop() if weights else self._qkv.weights(), dropout)
         ops.rms_norm_backward_(dn, x, self._norm1, saved.r1, dy)
+        self._qkv.gather(d_qkv, v, dn, saved.u_qkv, dropout)
         return dy
 
     def _attend(self, x: Tensor, batch: Packed, dropout: Dropout, save: Save, kept: list[Tensor] | None) -> _Attended:
@@ -151,20 +142,18 @@ class Layer:
         n1 = self._qkv.input(len(x))
         _, r1 = ops.rms_norm(x, self._norm1, shape.eps, n1.x)
         qkv = self._project(self._qkv, n1, dropout, kept)
-        # With Save.COSTLY the groups' inputs go, and their last columns are copied before.
-        u_qkv, normed = (n1.u, n1.x) if save is Save.ALL else (n1.u.clone(), None)
+        u_qkv = n1.u.clone()  # so that the rest of the buffer can go
         del n1
         ops.rope_(qkv, batch.cos, batch.sin, shape.heads + shape.kv_heads)
         heads, state = ops.attention(*self._split(qkv), batch.starts, batch.longest, shape.window)
         rotated = None if save is Save.NOTHING else qkv
         del qkv
         joined = self._out.input(len(x))
-        joined.x.copy_(heads.view(len(x), -1))
-        attended = heads.view(len(x), -1) if save is Save.COSTLY else joined.x
+        ops.put_heads(heads, self._heads(joined.x))
+        attended = None if save is Save.NOTHING else heads.view(len(x), -1)
         del heads
         projected = self._project(self._out, joined, dropout, kept)
-        u_out = joined.u if save is Save.ALL else joined.u.clone()
-        return _Attended(projected, rotated, None if save is Save.NOTHING else attended, normed, u_qkv, u_out, state, r1)
+        return _Attended(projected, rotated, attended, u_qkv, joined.u.clone(), state, r1)
 
     def _project(self, group: Group, joined: Joined, dropout: Dropout, kept: list[Tensor] | None, add: Tensor | None = None) -> Tensor:
         weights = group.weights()
@@ -192,44 +181,43 @@ class Layer:
             h[part].addmm_(activated.both, narrow.T)
         return h
 
-    def _mlp_backward(self, dy: Tensor, saved: Saved, dropout: Dropout) -> Tensor:
+    def _mlp_backward(self, dy: Tensor, saved: Saved, dropout: Dropout) -> None:
+        """Adds the MLP's gradient in h to ``dy``."""
         gate_up, weights = saved.take("gate_up"), saved.weights
-        activated = saved.activated
-        saved.activated = None
-        if activated is None:
-            activated = gate_up.new_empty(len(gate_up), self._shape.inner)
-            ops.swiglu(gate_up, activated)
-        d = self._down.backward(dy, activated, saved.take("u_down"), self._down.weights(), dropout)
-        del activated
+        d, v = self._down.backward(dy, self._down.weights(), dropout)
         ops.swiglu_backward_(d, gate_up)
-        del d
-        assert saved.h is not None
-        n2 = self._again(saved.n2, saved.h, self._norm2)
-        saved.n2 = None
-        return self._gate_up.backward(gate_up, n2, saved.take("u_gate_up"), weights.pop() if weights else self._gate_up.weights(), dropout)
+        self._down.gather(dy, v, d, saved.take("u_down"), dropout)
+        del d, v
+        dn, v = self._gate_up.backward(gate_up, weights.pop() if weights else self._gate_up.weights(), dropout)
+        ops.rms_norm_backward_(dn, saved.take("h"), self._norm2, saved.r2, dy)
+        self._gate_up.gather(gate_up, v, dn, saved.take("u_gate_up"), dropout)
 
-    def _mlp_backward_in_parts(self, dy: Tensor, n2: Tensor, dropout: Dropout, rows: int) -> Tensor:
-        """The MLP's forward and backward pass, ``rows`` tokens at a time."""
+    def _mlp_backward_in_parts(self, dy: Tensor, h: Tensor, r2: Tensor, dropout: Dropout, rows: int) -> None:
+        """The same from the MLP's input on, ``rows`` tokens at a time."""
         wide, narrow = self._gate_up.weights(), self._down.weights()
-        dn = torch.empty_like(dy)
         for first in range(0, len(dy), rows):
             part = slice(first, first + rows)
             some = Dropout(dropout.keys[part], dropout.share)
-            joined = self._gate_up.input(len(dy[part]))
-            joined.x.copy_(n2[part])
-            gate_up = self._gate_up.forward(joined, wide, some)
+            n2 = self._gate_up.input(len(dy[part]))
+            ops.rms_norm(h[part], self._norm2, self._shape.eps, n2.x)
+            gate_up = self._gate_up.forward(n2, wide, some)
             activated = self._down.input(len(gate_up))
             ops.swiglu(gate_up, activated.x)
             self._down.lower(activated, some)
-            d = self._down.backward(dy[part], activated.x, activated.u, narrow, some)
+            u_gate_up, u_down = n2.u.clone(), activated.u.clone()
+            del n2, activated
+            d, v = self._down.backward(dy[part], narrow, some)
             ops.swiglu_backward_(d, gate_up)
-            dn[part] = self._gate_up.backward(gate_up, joined.x, joined.u, wide, some)
-        return dn
+            self._down.gather(dy[part], v, d, u_down, some)
+            del d, v
+            dn, v = self._gate_up.backward(gate_up, wide, some)
+            ops.rms_norm_backward_(dn, h[part], self._norm2, r2[part], dy[part])
+            self._gate_up.gather(gate_up, v, dn, u_gate_up, some)
 
     def _attention_backward(self, d_heads: Tensor, qkv: Tensor, attended: Tensor, state: AttentionState, batch: Packed, groups: int) -> Tensor:
-        """The gradient of ``qkv`` in its place, ``groups`` sets of heads one after another."""
+        """The gradient in ``qkv`` before its rotation, in its place, ``groups`` sets of heads one after another."""
         shape = self._shape
-        do, out = (t.view(len(t), shape.heads, shape.head) for t in (d_heads, attended))
+        do, out = self._heads(d_heads), self._heads(attended)
         q, k, v = self._split(qkv)
         for i in range(groups):
             mine = slice(i * shape.heads // groups, (i + 1) * shape.heads // groups)
@@ -237,8 +225,14 @@ class Layer:
             some = AttentionState(state.log_sum[mine].contiguous(), state.rest)
             inputs = (do[:, mine], q[:, mine], k[:, shared], v[:, shared], out[:, mine])
             dq, dk, dv = ops.attention_backward(*inputs, some, batch.starts, batch.longest, shape.window)
-            q[:, mine], k[:, shared], v[:, shared] = dq, dk, dv
+            ops.put_heads(dq, q[:, mine], batch.cos, batch.sin)
+            ops.put_heads(dk, k[:, shared], batch.cos, batch.sin)
+            ops.put_heads(dv, v[:, shared])
         return qkv
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """(T, queries) as (T, heads, head), a view."""
+        return x.view(len(x), self._shape.heads, self._shape.head)
 
     def _split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Views (T, heads, head), twice (T, kv_heads, head)."""
@@ -246,11 +240,3 @@ class Layer:
         q, k, v = torch.split(qkv, [shape.queries, shape.keys, shape.keys], dim=1)
         count = len(qkv)
         return q.view(count, shape.heads, shape.head), k.view(count, shape.kv_heads, shape.head), v.view(count, shape.kv_heads, shape.head)
-
-    def _again(self, normed: Tensor | None, z: Tensor, weight: Tensor) -> Tensor:
-        """The normed input of a group: as saved, or made again."""
-        if normed is not None:
-            return normed
-        out = torch.empty_like(z)
-        ops.rms_norm(z, weight, self._shape.eps, out)
-        return out

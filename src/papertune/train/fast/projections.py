@@ -107,21 +107,23 @@ class Group:
         self.lower(joined, dropout)
         return torch.mm(joined.both, weights.T) if add is None else torch.addmm(add, joined.both, weights.T)
 
-    def backward(self, dy: Tensor, x: Tensor, u: Tensor, weights: Tensor, dropout: Dropout) -> Tensor:
-        """dx (T, K; its rows stand apart); adds to the gradients of A and B."""
+    def backward(self, dy: Tensor, weights: Tensor, dropout: Dropout) -> tuple[Tensor, Tensor]:
+        """dx (T, K; its rows stand apart), and v (T, R) for ``gather``."""
         both = torch.mm(dy, weights)
         dx, v = both[:, : self.inputs], both[:, self.inputs :]
+        if self._lora.ups and dropout.share:
+            ops.dropout_add_(dx, v @ self._a, dropout.keys, self._salt, dropout.share, self._lora.scale)
+        elif self._lora.ups:
+            dx.addmm_(v, self._a, alpha=self._lora.scale)
+        return dx, v
+
+    def gather(self, dy: Tensor, v: Tensor, x: Tensor, u: Tensor, dropout: Dropout) -> None:
+        """Adds to the gradients of A and B."""
         lora = self._lora
-        if not lora.ups:
-            return dx
         for up in lora.ups:
             ops.accumulate_(up.gradient, dy[:, up.rows].T, u[:, up.columns])
-        ops.accumulate_(lora.gradient, v[:, : len(lora.a)].T, self._dropped(x, dropout), lora.scale)
-        if dropout.share:
-            ops.dropout_add_(dx, v @ self._a, dropout.keys, self._salt, dropout.share, lora.scale)
-        else:
-            dx.addmm_(v, self._a, alpha=lora.scale)
-        return dx
+        if lora.ups:
+            ops.accumulate_(lora.gradient, v[:, : len(lora.a)].T, self._dropped(x, dropout), lora.scale)
 
     def _dropped(self, x: Tensor, dropout: Dropout) -> Tensor:
         return ops.dropout(x, dropout.keys, self._salt, dropout.share) if dropout.share else x

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from papertune.base import Base
 from papertune.family import head_size, key_value_heads, rope_theta
@@ -55,15 +53,8 @@ def shape_of(base: Base) -> Shape:
 def unsupported(base: Base) -> str:
     """Why the fast engine does not run this model, in words; empty when it does."""
     shape = shape_of(base)
-    if _scaled(base.config):
-        return "its rotary embedding is scaled"
     if shape.head % 8 or shape.head > 256:
         return f"its attention heads are {shape.head} wide"
     if any(width % 64 for width in (shape.hidden, shape.queries, shape.inner)):
         return "its widths are no multiples of 64"
     return ""
-
-
-def _scaled(config: Mapping[str, Any]) -> bool:
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    return str(rope.get("rope_type", rope.get("type", "default"))) != "default"
