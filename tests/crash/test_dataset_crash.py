@@ -19,12 +19,13 @@ from tests.papers import write_papers
 CHILD = """
 import sys
 from pathlib import Path
+import papertune.dataset.preparing as preparing
 import papertune.dataset.stage as stage
 from papertune.config import PrepareConfig
 
 if __name__ == "__main__":
-    stage._BATCH = 1 << 15
-    stage._SMALL = 0 if sys.argv[3] != "1" else 1 << 40
+    preparing._BATCH = 1 << 15
+    preparing._SMALL = 0 if sys.argv[3] != "1" else 1 << 40
     print("up", flush=True)
     stage.run(PrepareConfig(input_dir=Path(sys.argv[1]), output_dir=Path(sys.argv[2]), workers=int(sys.argv[3])))
 """
@@ -86,6 +87,7 @@ def test_killed_at_random_moments(tmp_path: Path, papers: Path, whole: dict[str,
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.skipif(os.name == "nt", reason="kills by signal")
 def test_killed_at_fifty_moments(tmp_path: Path, papers: Path, whole: dict[str, bytes]) -> None:
     kill_and_go_on(tmp_path, papers, whole, kills=50)

@@ -149,8 +149,8 @@ def test_a_cap_on_samples_leaves_every_paper_its_share(papers: Path, dataset: Pa
 
 @pytest.mark.parametrize("workers", [2, 3])
 def test_the_bytes_do_not_depend_on_the_workers(papers: Path, dataset: Path, tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("papertune.dataset.stage._SMALL", 0)
-    monkeypatch.setattr("papertune.dataset.stage._BATCH", 1 << 14)
+    monkeypatch.setattr("papertune.dataset.preparing._SMALL", 0)
+    monkeypatch.setattr("papertune.dataset.preparing._BATCH", 1 << 14)
     prepare(papers, tmp_path, workers=workers)
     for name in ("train.jsonl", "val.jsonl"):
         assert (tmp_path / name).read_bytes() == (dataset / name).read_bytes()

@@ -11,12 +11,12 @@ from collections import defaultdict, deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from papertune.dataset.outputs import CARD
 from papertune.errors import FolderMissing, FolderUnreadable, NoInputFiles
 from papertune.records import RUNNING, Document, markdown
 
 SUFFIXES = (".txt", ".md")
 SIDECAR = ".blocks.json"
-CARD = "dataset_card.md"  # this step's own
 
 Pages = tuple[int, int]
 
