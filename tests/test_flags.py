@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -56,7 +57,8 @@ SPEC = {
 
 @pytest.mark.parametrize("script", SPEC)
 def test_help_names_every_flag_with_its_default(script: str) -> None:
-    answer = subprocess.run([sys.executable, script, "--help"], cwd=FINETUNE, capture_output=True, text=True, check=True)
+    wide = {**os.environ, "COLUMNS": "120"}
+    answer = subprocess.run([sys.executable, script, "--help"], cwd=FINETUNE, env=wide, capture_output=True, text=True, check=True)
     options = re.split(r"\n  (?=-)", answer.stdout.replace("\n  -", "\n\n  -"))
     shown = {option.split()[0]: " ".join(option.split()) for option in options[1:]}
     for flag, default in SPEC[script].items():

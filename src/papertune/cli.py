@@ -22,19 +22,26 @@ from typing import Any
 import click
 
 from papertune import __version__
-from papertune.config import Config, ExportConfig, ExtractConfig, PrepareConfig, TrainConfig, convert, flag_of, hints_of, is_list, words
+from papertune.config import CONFIGS, Config, convert, flag_of, hints_of, is_list, words
 from papertune.errors import ExitCode, Interrupted, PapertuneError, from_os_error
 from papertune.events import Event, OnEvent, Report, Unit
 
 
+_HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
+_WIDE = 24  # characters of choices that stand beside a flag; more go behind its note
+
+
 class StepCommand(click.Command):
-    """A step as a command. A flag that takes a list takes several words: ``--input-dir ../pdfs ../ebooks``."""
+    """A step as a command. A flag that takes a list takes several words: ``--input-dir ../pdfs ../ebooks``.
+
+    A setting whose flag is in capitals (``TITLE``) is typed without one.
+    """
 
     def __init__(self, name: str, config: type[Config], defaults: Mapping[str, Any], *, as_script: bool = False) -> None:
         hints = hints_of(config)
         self.lists = {flag_of(spec) for spec in fields(config) if is_list(hints[spec.name])}
-        options: list[click.Parameter] = [_option(spec, hints[spec.name]) for spec in fields(config)]
-        super().__init__(name, params=options, callback=_runner(config, defaults, as_script), help=config.__doc__)
+        options: list[click.Parameter] = [_parameter(spec, hints[spec.name]) for spec in fields(config)]
+        super().__init__(name, params=options, callback=_runner(config, defaults, as_script), help=config.__doc__, context_settings=_HELP)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         return super().parse_args(ctx, list(_repeat_flags(args, self.lists)))
@@ -42,7 +49,7 @@ class StepCommand(click.Command):
 
 def run_step(config: Config, on_event: OnEvent) -> Report:
     """Runs the step that this config is for."""
-    module = import_module(f"papertune.{_ROOMS[config.step]}.stage")
+    module = import_module(f"papertune.{_MODULES[config.step]}")
     report: Report = module.run(config, on_event=on_event)
     return report
 
@@ -124,7 +131,7 @@ def _runner(config: type[Config], defaults: Mapping[str, Any], as_script: bool) 
     return callback
 
 
-def _option(spec: Field[Any], hint: Any) -> click.Option:
+def _parameter(spec: Field[Any], hint: Any) -> click.Parameter:
     flag, default = flag_of(spec), spec.default
     note = spec.metadata["note"]
     if hint is bool:
@@ -135,8 +142,14 @@ def _option(spec: Field[Any], hint: Any) -> click.Option:
             return None
         return convert(spec, hint, value, flag)
 
-    help = note if default is None else f"{note}  [default: {_shown(default)}]"
-    metavar = "|".join(spec.metadata["choices"]) or words(hint).split()[-1].upper()
+    if flag.isupper():
+        count = -1 if is_list(hint) else 1
+        return click.Argument([spec.name], type=str, nargs=count, required=not default, default=None, callback=parse, metavar=flag)
+    help = note if default in (None, "", ()) or default is False else f"{note}  [default: {_shown(default)}]"
+    choices = "|".join(spec.metadata["choices"])
+    if len(choices) > _WIDE:
+        help, choices = f"{help}  [{choices}]", "NAME"
+    metavar = choices or words(hint).split()[-1].upper()
     return click.Option([flag, spec.name], type=str, multiple=is_list(hint), default=None, callback=parse, metavar=metavar, help=help)
 
 
@@ -164,11 +177,21 @@ def _repeat_flags(args: list[str], lists: set[str]) -> list[str]:
     return repeated
 
 
-_ROOMS = {"extract": "extract", "prepare": "dataset", "train": "train", "export": "export"}
-_STEPS: dict[str, type[Config]] = {"extract": ExtractConfig, "prepare": PrepareConfig, "train": TrainConfig, "export": ExportConfig}
+_MODULES = {
+    "extract": "extract.stage",
+    "prepare": "dataset.stage",
+    "train": "train.stage",
+    "export": "export.stage",
+    "evaluate": "evaluate.stage",
+    "check": "evaluate.check",
+    "write": "write.stage",
+    "analyze": "analyze.stage",
+}
+_PIPELINE = ("extract", "prepare", "train", "export")
+_STEPS: dict[str, type[Config]] = {config.step: config for config in CONFIGS}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog="Settings can also stand in papertune.toml; see docs/architecture.md.")
+@click.group(context_settings=_HELP, epilog="Settings can also stand in papertune.toml; see docs/architecture.md.")
 @click.version_option(__version__, prog_name="papertune")
 def papertune() -> None:
     """From a folder of papers to a local model in Ollama that writes in their domain."""
@@ -183,12 +206,12 @@ for _name, _config in _STEPS.items():
 @click.option("--model", help="Base model, as for papertune train.")
 def run(input_dir: tuple[str, ...], model: str | None) -> None:
     """All four steps, each skipped when nothing has changed."""
-    flags: dict[str, dict[str, Any]] = {name: {} for name in _STEPS}
+    flags: dict[str, dict[str, Any]] = {name: {} for name in _PIPELINE}
     if input_dir:
         flags["extract"]["input_dir"] = tuple(Path(folder) for folder in input_dir)
     if model:
         flags["train"]["model"] = model
-    configs = [config.resolve(flags[name]) for name, config in _STEPS.items()]
+    configs = [_STEPS[name].resolve(flags[name]) for name in _PIPELINE]
     for config in configs:
         execute(config)
 
@@ -217,7 +240,7 @@ def main(args: list[str] | None = None) -> None:
 
 
 def script(step: str, **defaults: Any) -> None:
-    """One of the four scripts of ``finetune/``: a step under the script's own name. ``defaults`` take the place of the config's."""
+    """A step under a script's own name: those of ``finetune/``, ``pdf_analyzer_pro.py``. ``defaults`` take the place of the config's."""
     _wait_quietly()
     command = StepCommand(Path(sys.argv[0]).name, _STEPS[step], defaults, as_script=True)
     sys.exit(guarded(lambda: command.main(standalone_mode=False)))

@@ -15,6 +15,7 @@ from pathlib import Path
 from shutil import which
 
 from papertune.device import GIB, Machine, disk_free, gib, look
+from papertune.ollama import address
 from papertune.supervise import Workers
 
 
@@ -114,8 +115,7 @@ def _services() -> Iterator[Finding]:
 
 def _ollama() -> Finding:
     """Asks the Ollama server at OLLAMA_HOST, or on this machine, for its version."""
-    host = os.environ.get("OLLAMA_HOST", "127.0.0.1:11434")
-    url = host if "://" in host else f"http://{host}"
+    url = address()
     try:
         with urllib.request.urlopen(f"{url}/api/version", timeout=3) as answer:
             return Finding("Ollama", True, f"version {json.load(answer)['version']} answers at {url}")
