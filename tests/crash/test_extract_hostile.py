@@ -59,7 +59,7 @@ def test_light_files_end_as_promised(tmp_path: Path) -> None:
 def test_the_whole_corpus_beside_crashing_backends_and_odd_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also measures: wall time within the sum of the limits hit over the workers, + 10 %, + what the good files take alone."""
     monkeypatch.setitem(backend.BACKENDS, "fast", MAKER)
-    folder, limit, workers = tmp_path / "hostile", 10.0, 2
+    folder, limit, workers = tmp_path / "hostile", 20.0, 2
     hostile.write_corpus(folder)
     for number, how in enumerate(["segfault", "abort", "kill", "exit-silently", "hang", "ignore-sigterm", "eat-memory", "raise"]):
         (folder / f"{how}.pdf").write_bytes(bad_paper(how, 200 + number))
