@@ -26,7 +26,6 @@ from papertune.config import CONFIGS, Config, convert, flag_of, hints_of, is_lis
 from papertune.errors import ExitCode, Interrupted, PapertuneError, from_os_error
 from papertune.events import Event, OnEvent, Report, Unit
 
-
 _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
 _WIDE = 24  # characters of choices that stand beside a flag; more go behind its note
 
