@@ -28,7 +28,7 @@ def available() -> bool:
 def load_gguf(path: Path, context: int = 2048) -> LoadedGguf:
     """The model in this file, with room for ``context`` tokens. Raises MissingLibrary, BadGguf or OutOfMemory."""
     read_head(path)  # llama.cpp itself may abort on a damaged file
-    return LoadedGguf(path, context=context, threads=cores())
+    return LoadedGguf(path, context=context, threads=max(1, cores() - 1))  # its threads spin: with one core for the rest it is never slow
 
 
 class LoadedGguf(Gguf):
