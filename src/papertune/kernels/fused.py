@@ -4,7 +4,7 @@
 once and each output written once where that is possible.
 
 op                   bytes moved a token (2-byte numbers)            program
-dequantize           0.516 read + 2 written a weight                 64 blocks of 64 weights
+dequantize           0.516 read + 2 written a weight                 4,096 weights of a row
 rms_norm             2H + 2H (with ``add``: 4H + 4H)                 one token, the row in registers
 rms_norm_backward    6H + 4H                                         one token
 rope, put_heads      2d + 2d a head                                  one token, all heads
@@ -26,20 +26,25 @@ from torch import Tensor
 from papertune.kernels.nf4 import BLOCK, NF4
 from papertune.kernels.reference import IGNORED
 
-_BLOCKS = 64  # NF4 blocks a program
+_WORDS = 512  # of 8 weights, a program
 _COLUMNS = 1024  # columns a program, where a row is cut
 
 
 @triton.jit
-def _dequantize(codes, scales, steps, offsets, book, levels, out, blocks, across, stride, BLOCKS: tl.constexpr):
-    b = tl.program_id(0).to(tl.int64) * BLOCKS + tl.arange(0, BLOCKS)
-    real = b < blocks
+def _dequantize(codes, scales, steps, offsets, book, levels, out, across, stride, WORDS: tl.constexpr):
+    # A word of 32 bits has 8 weights, which a thread writes as 16 bytes. Instructions bound this kernel, not memory: 9 a weight, of which
+    # the look-up is one, in shared memory (from pointers it takes three, and byte by byte it was 19 in all).
+    row, w = tl.program_id(0), tl.program_id(1) * WORDS + tl.arange(0, WORDS)
+    real = w < across * 8
+    b = row * across + (w >> 3)
     index = tl.load(scales + b, mask=real, other=0).to(tl.int32)
     s = tl.load(book + index) * tl.load(steps + (b >> 8), mask=real, other=0.0) + tl.load(offsets + (b >> 8), mask=real, other=0.0)
-    pair = tl.load(codes + b[:, None] * 32 + tl.arange(0, 32)[None, :], mask=real[:, None], other=0).to(tl.int32)
-    values = tl.interleave(tl.load(levels + (pair >> 4)) * s[:, None], tl.load(levels + (pair & 15)) * s[:, None])
-    place = out + (b // across) * stride + (b % across) * 64
-    tl.store(place[:, None] + tl.arange(0, 64)[None, :], values.to(out.dtype.element_ty), mask=real[:, None])
+    word = tl.load(codes + row.to(tl.int64) * across * 8 + w, mask=real, other=0)
+    j = tl.arange(0, 8)[None, :]
+    code = (word[:, None] >> ((j >> 1) * 8 + 4 - (j & 1) * 4)) & 15  # bytes in order, the upper half of each first
+    level = tl.reshape(tl.gather(tl.load(levels + tl.arange(0, 16)), tl.reshape(code, [WORDS * 8]), 0), [WORDS, 8])
+    place = out + row.to(tl.int64) * stride + w * 8
+    tl.store(place[:, None] + j, (level * s[:, None]).to(out.dtype.element_ty), mask=real[:, None])
 
 
 @triton.jit
@@ -168,9 +173,10 @@ def _cross_entropy(logits, targets, losses, scale, V, stride, ignored: tl.conste
 
 
 def dequantize(weight: NF4, out: Tensor) -> None:
-    blocks, across = weight.scales.numel(), weight.columns // BLOCK
-    arguments = (weight.codes, weight.scales, weight.steps, weight.offsets, weight.book, weight.levels, out, blocks, across, out.stride(0))
-    _dequantize[(triton.cdiv(blocks, _BLOCKS),)](*arguments, BLOCKS=_BLOCKS, num_warps=4, enable_fp_fusion=False)
+    across = weight.columns // BLOCK
+    words = min(_WORDS, triton.next_power_of_2(across * 8))
+    arguments = (weight.codes.view(torch.int32), weight.scales, weight.steps, weight.offsets, weight.book, weight.levels, out, across, out.stride(0))
+    _dequantize[(weight.rows, triton.cdiv(across * 8, words))](*arguments, WORDS=words, num_warps=4, enable_fp_fusion=False)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor, add: Tensor | None) -> tuple[Tensor, Tensor]:
