@@ -105,7 +105,8 @@ class Group:
     def forward(self, joined: Joined, weights: Tensor, dropout: Dropout, add: Tensor | None = None) -> Tensor:
         """y, plus ``add`` (T, N) if given. Fills ``u``."""
         self.lower(joined, dropout)
-        return torch.mm(joined.both, weights.T) if add is None else torch.addmm(add, joined.both, weights.T)
+        # In place, as where the sum may overwrite ``add``: the same call gives the same bits, so that a plan does not change the numbers.
+        return torch.mm(joined.both, weights.T) if add is None else add.clone().addmm_(joined.both, weights.T)
 
     def backward(self, dy: Tensor, weights: Tensor, dropout: Dropout) -> tuple[Tensor, Tensor]:
         """dx (T, K; its rows stand apart), and v (T, R) for ``gather``."""
