@@ -17,6 +17,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,8 @@ ONE_PUBLISHER = {"Hindawi Publishing Corporation": "Hindawi", "Nature Publishing
 ROUNDS = 50
 WEIGHTS = {"title": 4.0, "heading": 4.0, "caption": 2.0, "back": 3.0}  # rare, and a mistake costs more
 SETTINGS = {
-    "objective": "multiclass", "num_class": len(LABELS), "learning_rate": 0.2, "num_leaves": 15, "max_depth": 6, "min_data_in_leaf": 30, "feature_fraction": 0.4,
+    "objective": "multiclass", "num_class": len(LABELS), "learning_rate": 0.2, "num_leaves": 15, "max_depth": 6, "min_data_in_leaf": 30,
+    "feature_fraction": 0.4,
     "bagging_fraction": 0.7, "bagging_freq": 1, "lambda_l2": 5, "max_bin": 63, "num_threads": 1, "seed": 1, "deterministic": True, "verbose": -1,
 }  # fmt: skip
 
@@ -104,7 +106,7 @@ def weak_labels(truth: dict[str, Any], rows: Sequence[Row]) -> list[str | None]:
 def node_arrays(booster: lightgbm.Booster) -> dict[str, np.ndarray]:
     """The booster as the arrays of ``labeller.Forest``."""
     feature, threshold, left, right, value = [], [], [], [], []
-    roots, depth = [], 0
+    depth = 0
 
     def add(node: dict[str, Any], level: int) -> int:
         nonlocal depth
@@ -121,8 +123,7 @@ def node_arrays(booster: lightgbm.Booster) -> dict[str, np.ndarray]:
             right[at] = add(node["right_child"], level + 1)
         return at
 
-    for tree in booster.dump_model()["tree_info"]:
-        roots.append(add(tree["tree_structure"], 0))
+    roots = [add(tree["tree_structure"], 0) for tree in booster.dump_model()["tree_info"]]
     # One step up: a value that equals the float64 threshold stays on its side.
     narrow = np.nextafter(np.array(threshold, np.float32), np.float32(np.inf))
     return {
@@ -135,7 +136,7 @@ def transitions_of(labels: Sequence[np.ndarray]) -> np.ndarray:
     """How much likelier each label is after another than anywhere, as logarithms; one is added to every count."""
     counts = np.ones((len(LABELS), len(LABELS)))
     for sequence in labels:
-        for before, after in zip(sequence, sequence[1:], strict=False):
+        for before, after in pairwise(sequence):
             if before >= 0 and after >= 0:
                 counts[before, after] += 1
     after, anywhere = counts / counts.sum(axis=1, keepdims=True), counts.sum(axis=0) / counts.sum()

@@ -21,7 +21,8 @@ from papertune.extract.layout.lines import Page, Span
 from papertune.records import Document
 
 BOLD = re.compile(r"bold|black|heavy|semibold|demi|[-.,]B(I|$)|CMBX|MTSYB", re.I)
-ITALIC = re.compile(r"ital|obli|slant|[-.,](B?I|It)($|\W)|CMTI|CMMI", re.I)
+ITALIC = re.compile(r"[Ii]tal|ITAL|[Oo]bli|[Ss]lant|[-.,](B?I|It)($|\W)|[a-z]It$|CMTI|CMMI")
+SUBSET_TAG = re.compile(r"[A-Z]{6}\+|[A-Z][a-z]{5}(?=Adv)")  # ISO 32000-1, 9.6.4; and as a large typesetter writes it, another on each page
 SURROGATES = re.compile(r"[\ud800-\udfff]")
 FORCED_BOLD, ITALIC_FLAG = 1 << 18, 1 << 6  # font descriptor flags, ISO 32000-1 table 123
 HEADER_WITHIN = 1024  # bytes at the start among which "%PDF-" must stand, as in Acrobat
@@ -106,7 +107,8 @@ class _TextPage:
         self.fonts: dict[int, tuple[str, bool, bool]] = {}
         self.matrix, self.box = raw.FS_MATRIX(), raw.FS_RECTF()
         self.x, self.y = ctypes.c_double(), ctypes.c_double()
-        self.top_level = {_page_object(handle, index) for index in range(raw.FPDFPage_CountObjects(handle))}  # text outside of these is drawn by a form, as pictures are
+        # Text outside of these is drawn by a form, as pictures are.
+        self.top_level = {_page_object(handle, index) for index in range(raw.FPDFPage_CountObjects(handle))}
         found = raw.FPDF_GetPageBoundingBox(handle, self.box)
         crop = (self.box.left, self.box.top, self.box.right, self.box.bottom) if found else (0.0, page.height, page.width, 0.0)
         # pdfium's text coordinates ignore the page's own rotation: x' = xx * x + xy * y + x0 and y' = yx * x + yy * y + y0 undo it.
@@ -218,7 +220,9 @@ class _TextPage:
             length = raw.FPDFFont_GetBaseFontName(font, None, 0)
             buffer = ctypes.create_string_buffer(max(1, length))
             raw.FPDFFont_GetBaseFontName(font, buffer, length)
-            name = re.sub(r"^[A-Z]{6}\+", "", buffer.value.decode("utf-8", "replace"))
+            name = buffer.value.decode("utf-8", "replace")
+            if tag := SUBSET_TAG.match(name):
+                name = name[tag.end() :]
             flags = max(0, raw.FPDFFont_GetFlags(font))
             self.fonts[key] = (name, bool(BOLD.search(name) or flags & FORCED_BOLD), bool(ITALIC.search(name) or flags & ITALIC_FLAG))
         return self.fonts[key]

@@ -31,6 +31,8 @@ def rows_and_body(pages: Sequence[Page]) -> tuple[list[Row], Body, list[Block]]:
     lines = [lines_of(page) for page in pages]
     found = furniture(pages, lines)
     kept = [[line for line in page if id(line) not in found] for page in lines]
-    rows = rows_of((page, column) for page, its_lines in zip(pages, kept, strict=True) for column in in_reading_order(its_lines))
-    aside = [Block("furniture", text, (Place(line.page, line.box),)) for page in lines for line in page if id(line) in found and (text := clean(line.text))]
-    return rows, body_of(kept), aside
+    body = body_of(kept)
+    columns = ((page, column) for page, its_lines in zip(pages, kept, strict=True) for column in in_reading_order(its_lines))
+    away = [line for page in lines for line in page if id(line) in found]
+    aside = [Block("furniture", text, (Place(line.page, line.box),)) for line in away if (text := clean(line.text))]
+    return rows_of(columns, body), body, aside

@@ -49,8 +49,10 @@ def _begins(previous: Row, row: Row, kind: Kind, body: Body, indented: bool) -> 
         return False
     if kind in ("title", "heading"):
         same = abs(row.line.size - previous.line.size) < 0.6 and abs(row.line.bold - previous.line.bold) < 0.5
-        numbered = patterns.NUMBERED.match(row.line.text)
-        return not adjacent or drop > 1.7 * max(row.line.size, body.size) or not same or (kind == "heading" and numbered is not None)
+        if not same or row.line.page != previous.line.page or not 0 < drop < 1.7 * max(row.line.size, body.size):
+            return True
+        whole = patterns.SECTION.fullmatch(previous.line.text) or patterns.NUMBERED.match(row.line.text) or previous.run_in
+        return kind == "heading" and (not adjacent or bool(whole))
     if kind in ("caption", "table", "formula", "footnote", "furniture", "author"):
         return not adjacent or drop > 2 * body.leading or bool(kind == "caption" and patterns.CAPTION.match(row.line.text) and _ends(previous))
     if kind == "reference":

@@ -18,6 +18,7 @@ from papertune.extract.layout.setting import Body, Row
 from papertune.records import Kind
 
 TAIL = 24  # characters at a line's end among which a full stop and marks of citations stand
+FAR_APART = 9.0  # leadings
 FAR = 60.0  # rows: as good as never
 SHIFTS = (-3, -2, -1, 1, 2, 3)  # neighbours whose own features are seen too
 
@@ -32,16 +33,20 @@ RULED: tuple[Kind, ...] = ("heading", "paragraph", "caption", "table", "referenc
 
 # One row of the matrix ``_own`` makes; the names are the documentation.
 OWN = (
-    "size", "bold", "italic", "other_font", "first_bold", "first_italic", "capitals", "digits", "letters", "words", "fill", "indent", "shortfall", "centred",
-    "above", "below", "height_on_page", "left_on_page", "column_width", "mates", "ends_sentence", "ends_stop", "starts_upper", "starts_lower", "starts_digit",
-    "numbered", "caption", "caption_mark", "references", "back", "section", "keywords", "affiliation", "entry", "stopwords", "years", "cited", "initials",
+    "size", "bold", "italic", "other_font", "first_bold", "first_italic", "capitals", "digits", "letters", "words",
+    "fill", "indent", "shortfall", "centred", "above", "below", "height_on_page", "left_on_page", "column_width", "mates",
+    "ends_sentence", "ends_stop", "starts_upper", "starts_lower", "starts_digit", "numbered", "caption", "caption_mark",
+    "references", "back", "section", "keywords", "affiliation", "entry", "stopwords", "years", "cited", "initials",
     "commas", "same_size_above", "marks", "run_in", "follows_run_in",
 )  # fmt: skip
-WIDE = ("size", "bold", "other_font", "letters", "fill", "indent", "above", "mates", "ends_stop", "starts_lower", "numbered", "caption", "stopwords", "cited", "digits", "run_in")
+WIDE = (
+    "size", "bold", "other_font", "letters", "fill", "indent", "above", "mates", "ends_stop", "starts_lower", "numbered", "caption",
+    "stopwords", "cited", "digits", "run_in",
+)  # fmt: skip
 PLACE = (
-    "page", "pages_left", "progress", "since_references", "since_back", "since_caption", "since_section", "since_abstract", "largest_on_page_one",
-    "prose_around", "digits_around", "cited_around", "small_around", "mates_around", "since_table_caption", "caption_in_column", "caption_unbroken", "starts_block",
-    *(f"rules_say_{kind}" for kind in RULED),
+    "page", "pages_left", "progress", "since_references", "since_back", "since_caption", "since_section", "since_abstract",
+    "largest_on_page_one", "prose_around", "digits_around", "cited_around", "small_around", "mates_around", "since_table_caption",
+    "caption_in_column", "caption_unbroken", "starts_block", *(f"rules_say_{kind}" for kind in RULED),
 )  # fmt: skip
 
 
@@ -63,21 +68,25 @@ def _own(rows: Sequence[Row], body: Body) -> list[list[float]]:
         middle = (line.left + line.right) / 2 - (row.left + row.right) / 2
         at = round(line.baseline / 3)
         found.append([
-            line.size / body.size, line.bold, line.italic, line.font != body.font, line.spans[0].bold, line.spans[0].italic,
-            len(_UPPER.findall(text)) / max(1, line.letters), len(_DIGIT.findall(text)) / length, line.letters, len(_WORD.findall(text)), line.width / width,
-            min(9.0, row.indent / body.size), min(30.0, row.shortfall / body.size), min(9.0, abs(middle) / body.size),
-            min(9.0, row.above / body.leading) if row.above is not None else 9.0, min(9.0, row.below / body.leading) if row.below is not None else 9.0,
-            line.baseline / row.page.height, line.left / row.page.width, width / row.page.width,
-            mates[line.page, at] + 0.5 * (mates[line.page, at - 1] + mates[line.page, at + 1]),
-            patterns.SENTENCE_END.search(text[-TAIL:]) is not None, text.endswith("."), text[0].isupper(), text[0].islower(), text[0].isdigit(),
-            patterns.NUMBERED.match(text) is not None, caption is not None, bool(caption and caption["mark"]), patterns.REFERENCES.fullmatch(text) is not None,
-            patterns.BACK.fullmatch(text) is not None, patterns.SECTION.fullmatch(text) is not None, patterns.KEYWORDS.match(text) is not None,
-            line.page <= 2 and patterns.AFFILIATION.search(text) is not None, patterns.REFERENCE_START.match(text) is not None, len(_STOPWORDS.findall(text)) * 10 / length,
-            len(_YEAR.findall(text)), len(_CITED.findall(text)), len(_INITIALS.findall(text)), text.count(","),
-            bool(index) and abs(rows[index - 1].line.size - line.size) < 0.3, len(_MARK.findall(text)) / length,
+            line.size / body.size, line.bold, line.italic, line.font not in body.fonts, line.spans[0].bold, line.spans[0].italic,
+            len(_UPPER.findall(text)) / max(1, line.letters), len(_DIGIT.findall(text)) / length, line.letters, len(_WORD.findall(text)),
+            line.width / width, min(9.0, row.indent / body.size), min(30.0, row.shortfall / body.size), min(9.0, abs(middle) / body.size),
+            _leadings(row.above, body), _leadings(row.below, body), line.baseline / row.page.height, line.left / row.page.width,
+            width / row.page.width, mates[line.page, at] + 0.5 * (mates[line.page, at - 1] + mates[line.page, at + 1]),
+            patterns.SENTENCE_END.search(text[-TAIL:]) is not None, text.endswith("."), text[0].isupper(), text[0].islower(),
+            text[0].isdigit(), patterns.NUMBERED.match(text) is not None, caption is not None, bool(caption and caption["mark"]),
+            patterns.REFERENCES.fullmatch(text) is not None, patterns.BACK.fullmatch(text) is not None,
+            patterns.SECTION.fullmatch(text) is not None, patterns.KEYWORDS.match(text) is not None,
+            line.page <= 2 and patterns.AFFILIATION.search(text) is not None, patterns.REFERENCE_START.match(text) is not None,
+            len(_STOPWORDS.findall(text)) * 10 / length, len(_YEAR.findall(text)), len(_CITED.findall(text)), len(_INITIALS.findall(text)),
+            text.count(","), bool(index) and abs(rows[index - 1].line.size - line.size) < 0.3, len(_MARK.findall(text)) / length,
             row.run_in, bool(index) and rows[index - 1].run_in,
         ])  # fmt: skip
     return found
+
+
+def _leadings(gap: float | None, body: Body) -> float:
+    return FAR_APART if gap is None else min(FAR_APART, gap / body.leading)
 
 
 def _place(rows: Sequence[Row], own: NDArray[np.float32], rules: Sequence[Kind]) -> list[list[float]]:
@@ -101,21 +110,22 @@ def _place(rows: Sequence[Row], own: NDArray[np.float32], rules: Sequence[Kind])
             caption_column = row.column
             if patterns.TABLE_CAPTION.match(line.text):
                 seen["table"] = index
-        starts = index == 0 or not _continues(rows[index - 1], row)
+        starts = index == 0 or not continues(rows[index - 1], row)
         if column["caption"][index] and (column["caption_mark"][index] or column["first_bold"][index] or starts):
             unbroken = 1
         elif unbroken:
             unbroken = 0 if starts else unbroken + 1
         found.append([
-            line.page, last - line.page, index / count, min(FAR * 3, index - seen["references"]), min(FAR, index - seen["back"]), min(FAR, index - seen["caption"]),
-            min(FAR, index - seen["section"]), min(FAR * 3, index - seen["abstract"]), line.page == 1 and line.size > 0.95 * largest,
-            *(float(values[index]) for values in around), min(FAR, index - seen["table"]), caption_column == row.column, unbroken, starts,
+            line.page, last - line.page, index / count, min(FAR * 3, index - seen["references"]), min(FAR, index - seen["back"]),
+            min(FAR, index - seen["caption"]), min(FAR, index - seen["section"]), min(FAR * 3, index - seen["abstract"]),
+            line.page == 1 and line.size > 0.95 * largest, *(float(values[index]) for values in around), min(FAR, index - seen["table"]),
+            caption_column == row.column, unbroken, starts,
             *(rules[index] == kind for kind in RULED),
         ])  # fmt: skip
     return found
 
 
-def _continues(above: Row, row: Row) -> bool:
+def continues(above: Row, row: Row) -> bool:
     """Whether the line is set as the one above it, and close to it."""
     close = row.above is not None and -1 < row.above < 1.4 * row.line.size
     return close and row.column == above.column and abs(row.line.size - above.line.size) < 0.3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from itertools import pairwise
 
 from papertune.extract.layout.lines import Line, Page
 
@@ -13,8 +14,8 @@ NUMBERS_IN_ROW = 8  # line numbers a page from which on they are believed
 _DIGITS = re.compile(r"\d+")
 _PAGE_NUMBER = re.compile(r"\W*(page|p\.|e|s)?\W*\d{1,5}(\W*(of|/)\W*\d{1,5})?\W*", re.I)
 _NOTICE = re.compile(
-    r"\W*(?:©|\(c\) ?(?:19|20)\d\d|copyright|(?:https?://)?(?:dx\.)?doi(?:\.org|:)|https?://|www\.|e?issn\b|downloaded from|available (?:online )?at|volume \d|vol\. ?\d"
-    r"|citation:|article id\b|this is an open.access)",
+    r"\W*(?:©|\(c\) ?(?:19|20)\d\d|copyright|(?:https?://)?(?:dx\.)?doi(?:\.org|:)|https?://|www\.|e?issn\b|downloaded from"
+    r"|available (?:online )?at|volume \d|vol\. ?\d|citation:|article id\b|this is an open.access)",
     re.I,
 )
 
@@ -56,18 +57,17 @@ def _neighbours(repeated: dict[tuple[str, int], set[int]], line: Line) -> int:
 
 
 def _line_numbers(lines: Sequence[Line]) -> set[int]:
-    """Numbers left or right of the text that grow by one (or five) down the page."""
-    columns: Counter[int] = Counter()
+    """Numbers beside the text that grow by one (or five) down the page; two columns may each have theirs."""
     numbers = [line for line in lines if line.text.isdecimal() and len(line.text) <= 4]
-    for line in numbers:
-        columns[round(line.right / 4)] += 1
-    if not columns:
-        return set()
-    edge, _ = columns.most_common(1)[0]
-    column = sorted((line for line in numbers if abs(line.right / 4 - edge) <= 1), key=lambda line: line.baseline)
-    steps = Counter(int(below.text) - int(above.text) for above, below in zip(column, column[1:], strict=False))
-    if len(column) < NUMBERS_IN_ROW or not steps:
-        return set()
-    step, count = steps.most_common(1)[0]
-    outside = all(line.left > column[0].right or line.right < column[0].left for line in lines if line.letters > 20)
-    return {id(line) for line in column} if step in (1, 5) and count >= 0.8 * (len(column) - 1) and outside else set()
+    edges = Counter(round(line.right / 4) for line in numbers)
+    found: set[int] = set()
+    for edge, _ in edges.most_common(4):
+        column = sorted((line for line in numbers if abs(line.right / 4 - edge) <= 1), key=lambda line: line.baseline)
+        steps = Counter(int(below.text) - int(above.text) for above, below in pairwise(column))
+        if len(column) < NUMBERS_IN_ROW:
+            break
+        step, count = steps.most_common(1)[0]
+        outside = all(line.left > column[0].right or line.right < column[0].left for line in lines if line.letters > 20)
+        if step in (1, 5) and count >= 0.8 * (len(column) - 1) and outside:
+            found.update(id(line) for line in column)
+    return found

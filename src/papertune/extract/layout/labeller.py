@@ -15,7 +15,8 @@ from importlib.resources import files
 import numpy as np
 from numpy.typing import NDArray
 
-from papertune.extract.layout.features import features_of
+from papertune.extract.layout import patterns
+from papertune.extract.layout.features import continues, features_of
 from papertune.extract.layout.setting import Body, Row
 from papertune.records import Kind
 
@@ -69,7 +70,15 @@ def kinds_of(rows: Sequence[Row], body: Body) -> list[Kind]:
 
 
 def kinds_of_labels(labels: Sequence[int], rows: Sequence[Row], body: Body) -> list[Kind]:
-    return [_kind(LABELS[label], row, body) for label, row in zip(labels, rows, strict=True)]
+    """The kinds that labels stand for; a caption goes on as long as its lines do."""
+    kinds: list[Kind] = []
+    caption = False  # inside a caption that began as one
+    for index, (label, row) in enumerate(zip(labels, rows, strict=True)):
+        kind = _kind(LABELS[label], row, body, index / len(rows))
+        match = patterns.CAPTION.match(row.line.text)
+        caption = bool(kind == "caption" and match and match["mark"]) or (caption and continues(rows[index - 1], row))
+        kinds.append("caption" if caption and kind == "paragraph" else kind)
+    return kinds
 
 
 def likeliest(scores: NDArray[np.float32], transitions: NDArray[np.float32]) -> list[int]:
@@ -88,12 +97,21 @@ def likeliest(scores: NDArray[np.float32], transitions: NDArray[np.float32]) -> 
     return sequence[::-1]
 
 
-def _kind(label: str, row: Row, body: Body) -> Kind:
-    """What is none of the learned labels: authors and affiliations on the first page, else notes, formulas and words in figures."""
+def _kind(label: str, row: Row, body: Body, progress: float) -> Kind:
+    """The kind a label stands for.
+
+    Headings that name back matter or the article's type go where they belong, whatever their type. What is none of the labels: authors and
+    affiliations on the first page, else notes, formulas and words in figures.
+    """
+    text = row.line.text
+    if label == "heading" and row.line.page == 1 and (patterns.ARTICLE_TYPE.fullmatch(text) or patterns.KEYWORDS.match(text)):
+        return "author"
+    if label == "heading" and (patterns.REFERENCES.fullmatch(text) or (progress > 0.5 and patterns.BACK.fullmatch(text))):
+        return "back"
     if label != "other":
         return label  # type: ignore[return-value]
     if row.line.page == 1:
         return "author"
-    if row.line.letters < 0.5 * len(row.line.text.replace(" ", "")) and any(mark in row.line.text for mark in "=≈≤≥∑∫→"):
+    if row.line.letters < 0.5 * len(text.replace(" ", "")) and any(mark in text for mark in "=≈≤≥∑∫→"):
         return "formula"
     return "footnote" if row.line.size < 0.95 * body.size and row.line.baseline > 0.6 * row.page.height else "table"

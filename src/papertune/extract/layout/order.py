@@ -9,6 +9,8 @@ from papertune.extract.layout.lines import Line
 LEAST_LINES = 4  # on each side of a gutter
 LEAST_GUTTER = 4.0  # points
 SAME_EDGE = 3.0  # points within which left edges count as one
+LARGEST_INDENT = 18.0  # points
+LEAST_WIDTH = 60.0  # points, of a column
 
 
 def in_reading_order(lines: Sequence[Line]) -> list[list[Line]]:
@@ -56,16 +58,19 @@ def _gutter(lines: list[Line]) -> float | None:
             start += 1
         clusters.append((index - start + 1, edges[start]))
     candidates = dict.fromkeys(edge for count, edge in sorted(clusters, reverse=True) if count >= LEAST_LINES)
-    return next((edge for edge in candidates if _parts(lines, edge)), None)
+    return next((found for edge in candidates if (found := _parts(lines, edge)) is not None), None)
 
 
-def _parts(lines: list[Line], edge: float) -> bool:
-    """Whether a white strip ends at ``edge``: among the lines at the height of those that start there, hardly any runs across."""
+def _parts(lines: list[Line], edge: float) -> float | None:
+    """The left edge of the column in which lines start at ``edge``, if hardly any line at their height runs across the gutter before it."""
     starting = [line for line in lines if -1 < line.left - edge <= SAME_EDGE and line.letters > 10]
     top, bottom = min(line.top for line in starting), max(line.bottom for line in starting)
-    beside = [line for line in lines if line.bottom > top and line.top < bottom and line.left < edge - 1]
+    beside = [line for line in lines if line.bottom > top and line.top < bottom]
+    edge = min((line.left for line in beside if edge - LARGEST_INDENT < line.left <= edge), default=edge)  # the lines at hand may all be indented
     before = [line for line in beside if line.right <= edge - LEAST_GUTTER + 1 and line.letters > 10]
-    across = [line for line in beside if line.right > edge - LEAST_GUTTER + 1]
+    across = [line for line in beside if line.left < edge - 1 and line.right > edge - LEAST_GUTTER + 1]
     width = max(line.right for line in starting) - edge
-    left_width = max((line.right - line.left for line in before), default=0.0)
-    return len(before) >= LEAST_LINES and 3 * len(across) <= min(len(before), len(starting)) * 2 and min(width, left_width) > 60
+    left_width = max((line.width for line in before), default=0.0)
+    if len(before) < LEAST_LINES or 3 * len(across) > 2 * min(len(before), len(starting)) or min(width, left_width) <= LEAST_WIDTH:
+        return None
+    return edge

@@ -7,37 +7,52 @@ import re
 _NUMBER = r"(?:(?:\d+(?:\.\d+)*|[IVX]+|[A-Z])[.):]?\s+)?"
 
 CAPTION = re.compile(
-    r"(?:(?:Extended Data |Supplementary |Supplemental )?(?:Fig(?:ure|s)?|FIG(?:URE)?|Table|TABLE|Tab|Scheme|SCHEME|Chart|Box|Plate|Algorithm|Listing)"
+    r"(?:(?:Extended Data |Supplementary |Supplemental )?"
+    r"(?:Fig(?:ure|s)?|FIG(?:URE)?|Table|TABLE|Tab|Scheme|SCHEME|Chart|Box|Plate|Algorithm|Listing)"
     r"\.?\s*(?:[A-Z]{0,2}\.?\d+|[IVX]+\b)[A-Za-z]?)\s*(?P<mark>[.:|)–—-]?)"
 )
 TABLE_CAPTION = re.compile(r"(?:Table|TABLE|Tab\.|Box)\b")
 
 ABSTRACT = re.compile(r"\W*(?:abstract|summary|a\s?b\s?s\s?t\s?r\s?a\s?c\s?t|résumé|zusammenfassung)\W*", re.I)
 INTRODUCTION = re.compile(rf"\W*{_NUMBER}(?:introduction|background)\W*", re.I)
-KEYWORDS = re.compile(r"\W*(?:key\s?words?(?: and phrases)?|index terms|abbreviations?|jel|pacs|msc|how to cite.*|citation)\b\s*[:.—–-]", re.I)
+KEYWORDS = re.compile(
+    r"\W*(?:key\s?words?(?: and phrases)?|index terms|abbreviations?|jel|pacs|msc|how to cite.*|citation)\b\s*(?:[:.—–-]|$|(?<=words)\s)", re.I
+)
+ARTICLE_TYPE = re.compile(
+    r"\W*(?:(?:original |research |review |short |clinical |invited |systematic |mini )*"
+    r"(?:articles?|papers?|reviews?|reports?|communications?|letters?|study|studies|notes?|research)"
+    r"(?: articles?)?(?: open access)?|open access|article info|graphical abstract|edited by|reviewed by)\W*",
+    re.I,
+)
 
 REFERENCES = re.compile(
     rf"\W*{_NUMBER}(?:references?(?: cited| and notes)?|bibliography|literature(?: cited)?|works cited|literatur(?:verzeichnis)?|références)\W*", re.I
 )
+_INTERESTS = r"(?:declarations? of )?(?:conflicts?|competing|declaration) (?:of )?(?:financial )?(?:interests?|statement)(?: statement)?"
+_AUTHORS = r"(?:authors?['’]?s?['’]?|author) (?:contributions?|details|information|disclosure.*|roles)|contributions?(?: of authors)?"
 BACK = re.compile(
-    rf"\W*{_NUMBER}(?:acknowledge?ments?|funding(?: (?:information|statement|sources?))?|(?:declarations? of )?(?:conflicts?|competing|declaration) (?:of )?(?:financial )?(?:interests?|statement)"
-    r"(?: statement)?|conflict of interests?(?: statement)?|disclosures?(?: statement)?|(?:authors?['’]?s?['’]?|author) (?:contributions?|details|information|disclosure.*|roles)|contributions?(?: of authors)?"
-    r"|abbreviations(?: used)?|(?:data|code) availability(?: statement)?|availability of (?:data|supporting).*|data archiving.*|ethic(?:s|al)\b.{0,60}"
-    r"|additional (?:information|files?)|supplementa(?:ry|l) (?:materials?|information|data|files?).*|supporting information.*|appendi(?:x|ces)\b.{0,60}"
-    r"|consent for publication|publisher['’]s note|pre-?publication history|financial support.{0,40}|sources? of support|grant support|open access|rights and permissions"
-    r"|author information|orcid.*|nomenclature|notes|declarations?|competing financial interests?|source of (?:funding|support).{0,20}"
-    r"|(?:availability of )?data and materials?|ethics approval.*|data accessibility.*|endnotes?|footnotes?)\W*",
+    rf"\W*{_NUMBER}(?:acknowledge?ments?|funding(?: (?:information|statement|sources?))?|{_INTERESTS}|disclosures?(?: statement)?|{_AUTHORS}"
+    r"|abbreviations(?: used)?|(?:data|code) availability(?: statement)?|availability of (?:data|supporting).*|data archiving.*"
+    r"|ethic(?:s|al)\b.{0,60}"
+    r"|(?:electronic )?(?:additional|supplementa(?:ry|l)) (?:information|files?|materials?|data).*|supporting information.*|appendi(?:x|ces)\b.{0,60}"
+    r"|consent for publication|publisher['’]s note|pre-?publication history|financial support.{0,40}|sources? of (?:support|funding).{0,20}"
+    r"|grant support"
+    r"|open access|rights and permissions|compliance with ethical standards|orcid.*|nomenclature|notes|declarations?|competing financial interests?"
+    r"|(?:availability of )?data and materials?|data accessibility.*|endnotes?|footnotes?)\W*",
     re.I,
 )
 SECTION = re.compile(
-    rf"\W*{_NUMBER}(?:abstract|introduction|background|objectives?|aims?|purpose|methods?|methodology|materials?(?: and |\s*[&/]\s*)methods?|methods? and materials?|experimental(?: section| procedures?| details| methods)?"
-    r"|results?(?: and discussions?)?|discussions?|conclusions?(?: and .{0,40})?|summary|concluding remarks|case (?:report|presentation)|statistical analys[ie]s|limitations|findings|significance|outlook|design|setting|participants|interventions?"
-    r"|theory|related work|future (?:work|directions|perspectives?))\W*",
+    rf"\W*{_NUMBER}(?:abstract|introduction|background|objectives?|aims?|purpose|(?:materials? ?(?:and|&|/) ?|patients and )?(?:methods?|methodology)"
+    r"|methods? and materials?|experimental(?: section| procedures?| details| methods)?|results?(?: and discussions?)?|discussions?"
+    r"|conclusions?(?: and .{0,40})?|summary|concluding remarks|case (?:report|presentation)|statistical analys[ie]s|limitations|findings"
+    r"|significance"
+    r"|outlook|design|setting|participants|interventions?|theory|related work|future (?:work|directions|perspectives?))\W*",
     re.I,
 )
 NUMBERED = re.compile(r"(?P<number>(?:\d{1,2}(?:\.\d{1,2}){0,4}|[IVX]{1,5}|[A-H])(?:\.(?=\s)|\)|(?=\s)))\s*(?=\S)")
 AFFILIATION = re.compile(
-    r"@|\b(?:universit|department|dept\.|institut|faculty|college|hospital|laborator|school of|correspond|received|accepted|revised|published|e-?mail|academic editor|edited by|reviewed by|address|cite this)",
+    r"@|\b(?:universit|department|dept\.|institut|faculty|college|hospital|laborator|school of|correspond|received|accepted|revised|published|e-?mail"
+    r"|academic editor|edited by|reviewed by|address|cite this)",
     re.I,
 )
 REFERENCE_START = re.compile(r"(?:\[\d{1,3}\]|\(?\d{1,3}[.)]|\d{1,3}\s)\s*\S")

@@ -9,51 +9,64 @@ from papertune.extract.layout.lines import Line, Span
 
 LONGEST = 110  # characters of such a heading
 _END = re.compile(r"[.:—–]\s*$")
+_MARK = re.compile(r"\s*[:—–]\s*")
+_NUMBER = re.compile(r"\d+(\.\d+)*\.?")
+_SENTENCE = re.compile(r"(?<=[A-Za-z]{3})[.:] +(?=[A-Z][a-z]+$)")
 _NOT_HEADING = re.compile(r"(?:fig|table|scheme|chart|box|\(|\[)", re.I)
 _PLAIN = re.compile(
-    r"(?:background|objectives?|aims?|purpose|introduction|context|(?:materials? and |patients and )?methods?(?: and materials?| and results)?|results?(?: and discussion)?|findings"
-    r"|discussion|conclusions?|significance(?: of the study)?|interpretation|summary|setting|design|study design|statement of problem|abstract)\s?[:.—–]\s*",
+    r"(?:background|objectives?|aims?|purpose|introduction|context|(?:materials? and |patients and )?methods?(?: and materials?| and results)?"
+    r"|results?(?: and discussion)?|findings|discussion|conclusions?|significance(?: of the study)?|interpretation|summary|setting|(?:study )?design"
+    r"|statement of problem|abstract)\s?[:.—–]\s*",
     re.I,
 )
 
 
-def without_run_in(line: Line) -> list[Line]:
-    """The heading and the rest of the line; or the line alone."""
-    parts = _by_type(line) or _by_word(line)
+def without_run_in(line: Line, plain: frozenset[str]) -> list[Line]:
+    """The heading and the rest of the line; or the line alone. ``plain`` are the fonts of the running text."""
+    parts = _by_type(line, plain) or _by_word(line)
     if parts is None:
         return [line]
     return [Line(line.page, spans, line.order) for spans in parts]
 
 
-def _by_type(line: Line) -> tuple[list[Span], list[Span]] | None:
-    """Where the type changes from bold (or italic) to plain, if what stands before ends like a heading."""
+def _by_type(line: Line, plain: frozenset[str]) -> tuple[list[Span], list[Span]] | None:
+    """Where the type changes to that of the running text, if what stands before ends like a heading."""
     spans = line.spans
-    first = spans[0]
-    if len(spans) < 2 or not (first.bold or first.italic):
+    if len(spans) < 2 or (spans[0].font in plain and not _NUMBER.fullmatch(spans[0].text.strip())):
         return None
-    cut = next((index for index, span in enumerate(spans) if span.text.strip() and (span.bold, span.italic) != (first.bold, first.italic)), None)
+    cut = next((index for index, span in enumerate(spans) if index and span.font in plain and span.text.strip()), None)
     if cut is None:
         return None
-    mark = re.match(r"\s*[:.—–]\s*", spans[cut].text)  # the colon may be set in plain type
     head = "".join(span.text + " " * span.space for span in spans[:cut])
-    if sum(character.isalpha() for character in head) < 4 or len(head) > LONGEST or _NOT_HEADING.match(head) or not (_END.search(head) or mark):
+    if sum(character.isalpha() for character in head) < 3 or len(head) > LONGEST or _NOT_HEADING.match(head):
         return None
-    rest = spans[cut:]
-    if mark:
-        moved = mark.end()
-        if moved == len(spans[cut].text):
-            rest = spans[cut + 1 :]
-        else:
-            rest = [replace(spans[cut], text=spans[cut].text[moved:]), *spans[cut + 1 :]]
-    return (spans[:cut], rest) if any(span.text.strip() for span in rest) else None
+    if _END.search(head):
+        return spans[:cut], spans[cut:]
+    if mark := _MARK.match(spans[cut].text):  # the colon is set in plain type
+        after = _split(spans[cut], mark.end())[1:]
+        rest = [*after, *spans[cut + 1 :]]
+        return (spans[:cut], rest) if rest else None
+    inside = _SENTENCE.search(spans[cut - 1].text)  # the first word after the heading is set like it: a species' name
+    if inside and cut == 1:
+        before, *after = _split(spans[0], inside.end())
+        return [before], [*after, *spans[1:]]
+    return None
 
 
 def _by_word(line: Line) -> tuple[list[Span], list[Span]] | None:
     """"Results: ..." in one type."""
     first = line.spans[0]
     match = _PLAIN.match(first.text)
-    if match is None or not first.text[0].isupper() or not first.text[match.end() :].strip() or (match.group().strip()[-1] == "." and match.group().islower()):
+    if match is None or not first.text[0].isupper():
         return None
-    at = first.left + (first.right - first.left) * match.end() / len(first.text)
-    head = replace(first, text=first.text[: match.end()], right=at, space=True)
-    return [head], [replace(first, text=first.text[match.end() :], left=at), *line.spans[1:]]
+    parts = _split(first, match.end())
+    rest = [*parts[1:], *line.spans[1:]]
+    return ([parts[0]], rest) if any(span.text.strip() for span in rest) else None
+
+
+def _split(span: Span, at: int) -> list[Span]:
+    """The span before and after a character; one span when nothing comes after it. Where it lies is in proportion to the characters."""
+    if not span.text[at:].strip():
+        return [span]
+    middle = span.left + (span.right - span.left) * at / len(span.text)
+    return [replace(span, text=span.text[:at], right=middle, space=True), replace(span, text=span.text[at:], left=middle)]

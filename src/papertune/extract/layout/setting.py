@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import median
 
 from papertune.extract.layout.lines import Line, Page
@@ -13,10 +14,10 @@ from papertune.extract.layout.run_in import without_run_in
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """The type of the running text: size and leading in points, font by name."""
+    """The type of the running text: size and leading in points, and the names of its fonts (some writers split one font into several)."""
 
     size: float
-    font: str
+    fonts: frozenset[str]
     leading: float
 
 
@@ -47,7 +48,7 @@ class Row:
         return self.right - self.line.right
 
 
-def rows_of(columns: Iterable[tuple[Page, Sequence[Line]]]) -> list[Row]:
+def rows_of(columns: Iterable[tuple[Page, Sequence[Line]]], body: Body) -> list[Row]:
     """The lines of all columns in reading order, each with its place."""
     rows: list[Row] = []
     for number, (page, lines) in enumerate(columns):
@@ -55,7 +56,7 @@ def rows_of(columns: Iterable[tuple[Page, Sequence[Line]]]) -> list[Row]:
         for index, line in enumerate(lines):
             above = line.baseline - lines[index - 1].baseline if index else None
             below = lines[index + 1].baseline - line.baseline if index + 1 < len(lines) else None
-            parts = without_run_in(line)
+            parts = without_run_in(line, body.fonts)
             rows.extend(Row(part, page, number, left, right, above, below, part is not parts[-1]) for part in parts)
     return rows
 
@@ -80,13 +81,15 @@ def body_of(lines: Sequence[Sequence[Line]]) -> Body:
                 sizes[size] += line.letters
                 fonts.setdefault(size, Counter())[line.font] += line.letters
     if not sizes:
-        return Body(10.0, "", 12.0)
+        return Body(10.0, frozenset(), 12.0)
     rounded = sizes.most_common(1)[0][0]
     body = [line for page in lines for line in page if abs(line.size - rounded) <= 0.5 and line.letters > 25]
     gaps: Counter[float] = Counter()
-    for above, below in zip(body, body[1:], strict=False):
+    for above, below in pairwise(body):
         gap = below.baseline - above.baseline
         if above.page == below.page and 0.8 * rounded < gap < 3 * rounded:
             gaps[round(gap * 2) / 2] += 1
     leading = gaps.most_common(1)[0][0] if gaps else 1.2 * rounded
-    return Body(median(line.size for line in body), fonts[rounded].most_common(1)[0][0], leading)
+    common = fonts[rounded]
+    plain = {font for line in body for font in [line.font] if line.bold < 0.5 and line.italic < 0.5 and common[font] > 0.08 * sizes[rounded]}
+    return Body(median(line.size for line in body), frozenset(plain or {common.most_common(1)[0][0]}), leading)
