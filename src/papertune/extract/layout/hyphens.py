@@ -13,9 +13,10 @@ from collections.abc import Iterable
 from papertune.extract.layout.characters import HYPHEN_MARKS
 
 _WORD = re.compile(r"[^\W\d_]+(?:[-‐‑][^\W\d_]+)*")
-_LAST = re.compile(rf"(\S*?)([-‐‑\xad{HYPHEN_MARKS}]+)$")
+HYPHENS = "-‐‑\xad" + HYPHEN_MARKS
 _LETTERS_AT_END = re.compile(r"[^\W\d_]+$")
 _LETTERS_AT_START = re.compile(r"[^\W\d_]+")
+LONGEST_WORD = 40  # characters
 _SUSPENDED = re.compile(r"(?:and|or|to|und|oder|et)\b")
 _PREFIXES = frozenset(["non", "self", "anti", "well", "high", "low", "long", "short", "half", "cross", "semi", "all", "ex"])
 
@@ -27,7 +28,7 @@ class Vocabulary:
         self.words: Counter[str] = Counter()
         for line in lines:
             words = _WORD.findall(line.lower())
-            if words and line[-1:] in "-‐‑\xad" + HYPHEN_MARKS:
+            if words and line[-1] in HYPHENS:
                 words.pop()
             for word in words:
                 self.words[word] += 1
@@ -36,10 +37,9 @@ class Vocabulary:
 
     def join(self, first: str, second: str) -> str:
         """Two lines of one paragraph as one."""
-        broken = _LAST.search(first)
-        if broken is None or not second:
+        if not first or not second or first[-1] not in HYPHENS:
             return f"{first} {second}" if first and second else first or second
-        stem = first[: broken.start(2)]
+        stem = first.rstrip(HYPHENS)
         if not stem or stem[-1].isspace():  # a dash between words
             return f"{stem}- {second}"
         if _SUSPENDED.match(second):  # "pre- and post-operative"
@@ -47,7 +47,7 @@ class Vocabulary:
         return stem + ("-" if self._keeps_hyphen(stem, second) else "") + second
 
     def _keeps_hyphen(self, stem: str, second: str) -> bool:
-        before, after = _LETTERS_AT_END.search(stem), _LETTERS_AT_START.match(second)
+        before, after = _LETTERS_AT_END.search(stem, max(0, len(stem) - LONGEST_WORD)), _LETTERS_AT_START.match(second)
         if before is None or after is None or not second[0].islower():
             return True
         start, end = before.group(), after.group()

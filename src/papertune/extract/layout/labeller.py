@@ -21,6 +21,7 @@ from papertune.extract.layout.setting import Body, Row
 from papertune.records import Kind
 
 LABELS = ("title", "heading", "paragraph", "caption", "table", "reference", "back", "other")
+ROUNDS_AT_ONCE = 10  # as many trees as keep a long paper's arrays in the cache
 TRUST_IN_SEQUENCE = 0.5  # weight of the transitions' log-probabilities beside the trees'
 
 
@@ -38,13 +39,17 @@ class Forest:
 
     def log_probabilities(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """One row a line, one column a label."""
+        flat = features.ravel()
+        row_starts = (np.arange(len(features)) * features.shape[1])[:, None]
+        children = np.column_stack([self.left, self.right]).ravel()
         scores = np.zeros((len(features), self.roots.shape[1]), dtype=np.float32)
-        rows = np.arange(len(features))[:, None]
-        for roots in self.roots:
-            nodes = np.broadcast_to(roots, scores.shape)
+        for start in range(0, len(self.roots), ROUNDS_AT_ONCE):
+            roots = self.roots[start : start + ROUNDS_AT_ONCE].ravel()
+            nodes = np.broadcast_to(roots, (len(features), len(roots)))
             for _ in range(self.depth):
-                nodes = np.where(features[rows, self.feature[nodes]] <= self.threshold[nodes], self.left[nodes], self.right[nodes])
-            scores += self.value[nodes]
+                goes_right = flat.take(row_starts + self.feature.take(nodes)) > self.threshold.take(nodes)
+                nodes = children.take(2 * nodes + goes_right)
+            scores += self.value.take(nodes).reshape(len(features), -1, scores.shape[1]).sum(axis=1)
         scores -= scores.max(axis=1, keepdims=True)
         result: NDArray[np.float32] = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
         return result

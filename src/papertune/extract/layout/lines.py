@@ -152,10 +152,10 @@ def _put_together(runs: list[tuple[int, list[Span]]]) -> list[tuple[int, list[Sp
 def _adjoin(left: Span, right: Span, gap: float) -> bool:
     """Whether ``right`` continues the line of ``left``: next to it, and beside it at no more than a superscript's height."""
     size = max(left.size, right.size)
-    overlap = min(left.bottom, right.bottom) - max(left.top, right.top)
-    if left.inset != right.inset:
+    if left.inset != right.inset or not -0.5 * size < right.left - left.right < gap * size:
         return False
-    return overlap > 0.4 * min(left.size, right.size) and -0.5 * size < right.left - left.right < gap * size
+    overlap = min(left.bottom, right.bottom) - max(left.top, right.top)
+    return overlap > 0.4 * min(left.size, right.size)
 
 
 def _share(spans: list[Span], marked: list[bool]) -> float:
