@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -153,6 +154,8 @@ def _dry_run(config: TrainConfig, base: Base, on_event: OnEvent) -> Report:
 
 def _torch() -> Any:
     """torch, once it is sure that all of training's libraries import. Raises MissingLibrary."""
+    if os.name != "nt":  # where it is not supported; elsewhere it keeps a nearly full card from running out by fragments
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     try:
         import bitsandbytes  # noqa: F401
         import peft  # noqa: F401
