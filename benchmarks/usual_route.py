@@ -1,7 +1,8 @@
 """The three stages of the usual way from adapter to GGUF, each measured alone. See ``bench_export.py usual``.
 
-``convert`` stands for llama.cpp's convert_hf_to_gguf.py, which is not on the package index: it writes the same 16-bit file (``--outtype auto``, its
-default: bf16 for a bf16 model) with the same ``gguf`` package, tensor by tensor. ``quantise`` stands for llama-quantize: ggml's own C code over slabs of each tensor, all cores.
+``convert`` stands for llama.cpp's convert_hf_to_gguf.py, which is not on the package index: it writes the same 16-bit file (``--outtype auto``,
+its default: bf16 for a bf16 model) with the same ``gguf`` package, tensor by tensor. ``quantise`` stands for llama-quantize: ggml's own C code
+over slabs of each tensor, all cores.
 """
 
 from __future__ import annotations

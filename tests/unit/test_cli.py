@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -50,6 +51,11 @@ def test_every_error_stands_in_the_documentation() -> None:
     headings = re.findall(r"^## (\S+)", text, re.M)
     assert sorted(headings) == sorted({error.id for error in errors.all_errors()} | {"bad-flag"})
     assert len(headings) == len(set(headings))
+
+
+def test_the_command_reference_is_current() -> None:
+    written = runpy.run_path(str(ROOT / "docs" / "write_commands.py"))
+    assert written["PLACE"].read_text(encoding="utf-8") == written["text"](), "run make docs"
 
 
 def test_a_fault_of_papertune_is_one_line_and_keeps_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:

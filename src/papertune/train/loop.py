@@ -109,7 +109,7 @@ def train(
     """
     steps = schedule.steps(state)
     saved, saved_at = state.step, time.monotonic()
-    calls.on_event(Started("Training", steps, "step", state.step))
+    calls.on_event(Started("Training", steps, "steps", state.step))
     if state.first_bits is None:
         state.first_bits = state.last_bits = _validate(engine, held_out, schedule.batch_size, state, log)
     while not schedule.ends(state):
