@@ -53,13 +53,14 @@ class PlainLines:
         match event:
             case Started(title, total, unit, done):
                 self._started, self._since, self._told = event, self._clock(), self._clock()
-                of = f": {done} of {total} {unit} done" if done else f": {total} {unit}" if total is not None else ""
+                of = f": {done} of {total} {unit} done" if done else f": {total} {_plural(unit, total)}" if total is not None else ""
                 self._write(f"{title}{of}\n")
             case Unit(done, _, figures):
                 now = self._clock()
                 if now - self._told >= _EVERY or done == self._started.total:
                     self._told = now
-                    parts = [f"{done} of {self._started.total or '?'} {self._started.unit}"]
+                    total = self._started.total
+                    parts = [f"{done} of {total or '?'} {_plural(self._started.unit, total)}"]
                     parts += [f"{name} {figure}" for name, figure in figures.items()]
                     self._write(f"  {', '.join(parts)}{self._left(done, now)}\n")
             case Notice(text, level):
@@ -70,6 +71,10 @@ class PlainLines:
         if not self._started.total or here <= 0 or done >= self._started.total:
             return ""
         return f", about {duration((now - self._since) / here * (self._started.total - done))} left"
+
+
+def _plural(unit: str, count: int | None) -> str:
+    return unit.removesuffix("s") if count == 1 else unit
 
 
 def duration(seconds: float) -> str:

@@ -33,8 +33,8 @@ class Estimate:
     def words(self, epochs: int) -> str:
         low, high = self.hours
         where = self.gpu if self.found else f"an {self.gpu}"
-        times = f"{_time(low)} to {_time(high)} an epoch"
-        more = f", {_time(low * epochs)} to {_time(high * epochs)} for {epochs} epochs" if epochs > 1 else ""
+        times = f"{_range(low, high)} an epoch"
+        more = f", {_range(low * epochs, high * epochs)} for {epochs} epochs" if epochs > 1 else ""
         return f"{times}{more} on {where} with Mistral-7B (an estimate, not a measurement)"
 
 
@@ -51,6 +51,11 @@ def _known(gpu: str) -> str:
     words = gpu.replace("-", " ").split()
     fitting = [name for name in _PEAK if set(name.split()) <= set(words)]
     return max(fitting, key=len, default="")
+
+
+def _range(low: float, high: float) -> str:
+    shortest, longest = _time(low), _time(high)
+    return f"about {longest}" if shortest == longest else f"{shortest} to {longest}"
 
 
 def _time(hours: float) -> str:

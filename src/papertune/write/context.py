@@ -26,7 +26,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-GAP = "…\n\n"
+from papertune.family import MISTRAL
+
+GAP = f"{MISTRAL.gap}\n\n"
 SENTENCE = re.compile(r"(?<=[.!?])[\"'”’)\]]*\s+(?=[\"'“‘(\[]?[A-Z0-9])|\n\s*\n")
 
 Sections = Sequence[tuple[str, str]]
