@@ -221,7 +221,7 @@ def demo(folder: Path) -> None:
     """The four steps on six small papers of our own with a toy model, without a GPU or an account."""
     from papertune.demo.walkthrough import walk
 
-    walk(folder)
+    walk(folder, execute)
 
 
 @papertune.command()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from papertune.adapter import open_adapter
-from papertune.cli import execute
 from papertune.config import Config, ExportConfig, ExtractConfig, PrepareConfig, TrainConfig
 
 TOY = "The tiny model is a toy of two million weights that has read nothing but these papers: expect word salad. It shows that the machinery works."
@@ -34,8 +34,8 @@ def steps(folder: Path) -> tuple[Config, ...]:
     )
 
 
-def walk(folder: Path) -> None:
-    """Runs the demo in ``folder``, step by step; called again it skips what is done."""
+def walk(folder: Path, execute: Callable[[Config], object]) -> None:
+    """Runs the demo in ``folder``, step by step with ``execute``; called again it skips what is done."""
     from papertune.demo.typeset import write_papers
     from papertune.export.check import load_gguf
 
