@@ -16,7 +16,7 @@ demo: setup  ## the four steps on six small papers with a toy model, without a G
 	$(BIN)/papertune demo
 
 test: setup  ## all tests that need no GPU and no network
-	$(BIN)/python -m pytest --quiet -m "not slow and not gpu"
+	$(BIN)/python -m pytest --quiet
 
 lint: setup  ## style and types
 	$(BIN)/ruff check
