@@ -139,6 +139,15 @@ def test_a_run_stopped_anywhere_goes_on_exactly(step: int, data: Path, whole: tu
     assert losses(tmp_path) == losses(whole[0])
 
 
+def test_matrices_large_enough_for_state_in_eight_bits_go_on_exactly_too(data: Path, tmp_path: Path) -> None:
+    wide = {"lora_rank": 128, "max_steps": 4}  # bitsandbytes keeps state in 8 bits from 4,096 weights on
+    run(settings(data, tmp_path / "whole", **wide))
+    with pytest.raises(Interrupted):
+        run(settings(data, tmp_path / "stopped", **wide), on_event=stop_after(2))
+    run(settings(data, tmp_path / "stopped", **wide))
+    assert adapter_hash(tmp_path / "stopped" / "final") == adapter_hash(tmp_path / "whole" / "final")
+
+
 def test_a_finished_run_is_not_trained_again(whole: tuple[Path, list[Event], Report], data: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in whole[0].rglob("*.safetensors")}
     report = run(settings(data, whole[0], batch_size=2, grad_accum=2, save_steps=99, eval_steps=99))  # none of these changes the result

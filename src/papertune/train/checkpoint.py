@@ -87,7 +87,8 @@ def write_checkpoint(
     with folder_in_place_of(place) as beside:
         write_adapter(beside)
         with writing(beside / OPTIMIZER) as file:
-            file.write(save({name: t.detach().cpu().contiguous() for name, t in optimizer_tensors.items()}))
+            # copies, since bitsandbytes gives all parameters the same quantisation maps, and safetensors refuses shared memory
+            file.write(save({name: t.detach().to("cpu", copy=True).contiguous() for name, t in optimizer_tensors.items()}))
         content = {
             "version": VERSION,
             "state": asdict(state),
