@@ -52,7 +52,7 @@ def main() -> None:
     part_general_text(args.seedling / "general_val.txt", out)
     for run in args.only.split(","):
         adapter = fine_tune(run, args, out)
-        row = {"run": run, "steps": args.steps, "lr": args.lr, **({"share": args.share} if run == "replay" else {}), **evaluate(run, adapter, out)}
+        row = {"run": run, "steps": args.steps, "lr": args.lr, **({"share": args.share} if run == "replay" else {}), **evaluate(adapter, out)}
         if args.record:
             record("domain", row, "torch", "transformers", "peft", "bitsandbytes")
         else:
@@ -104,7 +104,7 @@ def shuffle_words(source: Path, target: Path) -> None:
             file.write(json.dumps({**example, "text": " ".join(words)}, ensure_ascii=False) + "\n")
 
 
-def evaluate(run: str, adapter: Path, out: Path) -> dict[str, Any]:
+def evaluate(adapter: Path, out: Path) -> dict[str, Any]:
     """Base and tuned model on both texts. One folder for all runs: the base is measured once."""
     began = time.monotonic()
     texts = ["--val-file", out / "held", "--general-file", out / "general.txt", "--text-dir", out / "text"]
