@@ -283,13 +283,14 @@ def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "tiny.gguf"
 
 
-def test_a_gguf_writes_without_ollama_and_greedily_the_same_every_time(gguf: Path) -> None:
+def test_a_gguf_writes_without_ollama_the_same_every_time(gguf: Path) -> None:
     from papertune.llama import Gguf
 
     with Gguf(gguf, context=256, threads=1) as writer:
         first = list(writer.write("# Water\n\n", Sampling(seed=5), 40))
+        again = list(writer.write("# Water\n\n", Sampling(seed=5), 40))
         other = list(writer.write("# Water\n\n", Sampling(seed=6), 40))
-        assert first != other
+        assert first == again != other
         assert len("".join(writer.write("# Water\n\n" * 500, Sampling(), 8))) > 0
         greedy = Sampling(temperature=0.0, repeat_penalty=1.0)
         assert "".join(writer.write("# Water\n\n", greedy, 8)) == "".join(writer.write("# Water\n\n", greedy, 8))
