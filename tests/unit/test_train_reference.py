@@ -14,7 +14,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:Futu
 
 
 def test_a_validation_changes_neither_loss_nor_gradient() -> None:
-    """On processors with AVX-512 BF16 bitsandbytes repacks its weights when asked without gradients, and then has no backward pass."""
+    """On processors with AVX-512 BF16 bitsandbytes' layers repack their weights when asked without gradients, and then have no backward pass."""
     base, device = open_base("tiny"), choose_device()
     engine = ReferenceEngine(load_model(base.folder, device, rank=2, alpha=4.0, dropout=0.0, targets=tuple(base.family.projections)), device)
     shapes = {name: tuple(p.shape) for name, p in engine.parameters.items()}
