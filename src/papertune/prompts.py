@@ -31,7 +31,7 @@ from papertune.family import MISTRAL
 
 GAP = f"{MISTRAL.gap}\n\n"
 SENTENCE = re.compile(r"(?<=[.!?])[\"'”’)\]]*\s+(?=[\"'“‘(\[]?[A-Z0-9])|\n\s*\n")
-_LONGEST = 16  # characters of a token at most
+_LONGEST = 8  # characters a token from which text is not tried: prose has four
 
 Sections = Sequence[tuple[str, str]]
 Count = Callable[[str], int]

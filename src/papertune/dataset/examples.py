@@ -146,7 +146,9 @@ class _Openings:
             else:
                 groups.append([k])
         *earlier, own = groups
-        before = [(self._paths[of[0]][0], self._text(of[0], of[-1])) for of in earlier if self._paths[of[0]]]
+        first = self._flow.firsts
+        before = [(self._paths[of[0]][0], self._flow.sentence(first[of[0]])) for of in earlier[:-1] if self._paths[of[0]]]
+        before += [(self._paths[of[0]][0], self._text(of[0], of[-1])) for of in earlier[-1:] if self._paths[of[0]]]
         written = self._text(own[0], own[-2]) if len(own) > 1 else ""
         room = int(self._shape.max_tokens * _CONTEXT_SHARE)
         prompt = prompts.section(self._paper.title, before, path, written, room=room, count=self._count) + prompts.GAP * inside

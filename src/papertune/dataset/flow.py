@@ -47,6 +47,9 @@ class Flow:
     def __len__(self) -> int:
         return len(self.starts)
 
+    def sentence(self, k: int) -> str:
+        return self.text[self.starts[k] : self.ends[k]]
+
     def inside(self, k: int) -> bool:
         """Whether sentence ``k`` is not the first of its section."""
         return k > 0 and self.section[k - 1] == self.section[k]
