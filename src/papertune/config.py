@@ -108,6 +108,7 @@ class PrepareConfig(Config):
     replay_share: float = setting(0.1, "Share of the training tokens that is general text, with --replay", above=0, most=0.5)
     tokenizer: str = setting("tiny", "Base model whose tokens are counted: a local folder or hub name; tiny has Mistral's tokenizer")
     gpu: str = setting("", 'GPU the training time is estimated for, such as "RTX 3070"; empty: the one found')
+    trained: Path = setting(Path("./lora_output"), "Output folder of Step 3: once 20 steps have run there, their speed replaces the estimate")
     workers: int = setting(0, "Papers prepared at the same time; 0: one a core", least=0)
     seed: int = setting(0, "Seed of the split and of the order of the examples", least=0)
 

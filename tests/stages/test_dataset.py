@@ -184,6 +184,25 @@ def test_the_time_is_printed_last_and_called_an_estimate(papers: Path, tmp_path:
     assert "estimate" in figure
     assert "RTX 3070" in figure
     assert report.next_command == "papertune train"
+    said = dict(report.closing)
+    assert "optimiser steps" in said["Training"]
+    assert "GB are free here" in said["Disk for the next steps"]
+
+
+def test_twenty_steps_of_training_replace_the_estimate(papers: Path, dataset: Path, tmp_path: Path) -> None:
+    final = tmp_path / "lora" / "final"
+    final.mkdir(parents=True)
+    (final / "adapter_config.json").write_text('{"base_model_name_or_path": "some/model"}')
+    events = [json.dumps({"event": "step", "step": k, "tokens_per_second": 100.0 + k}) for k in range(1, 22)]
+    tokens = list(read_manifest(dataset / "dataset.json")[1].values())[-1]["files"]["train.jsonl"]["tokens"]
+    for count, extra, said in ((19, '{"torn', "Estimated training time"), (21, '{"event": "checkpoint", "step": 21}', "Training time")):
+        (final.parent / "events.jsonl").write_text("\n".join([*events[:count], extra]) + "\n")
+        name, figure = prepare(papers, dataset, trained=final.parent).closing[-1]
+        assert name == said
+    assert "measured: 111 tokens/s, median of 21 steps" in figure
+    assert "some/model" in figure
+    assert f"{round(tokens / 111 / 60)} min an epoch" in figure
+    assert prepare(papers, dataset, trained=final.parent, gpu="RTX 3070").closing[-1][0] == "Estimated training time"
 
 
 def test_the_manifest_leads_back_to_the_papers(papers: Path, dataset: Path) -> None:

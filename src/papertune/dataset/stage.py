@@ -12,20 +12,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from papertune.config import PrepareConfig
-from papertune.dataset.estimate import estimate
+from papertune.config import PrepareConfig, TrainConfig
+from papertune.dataset.estimate import DISK, estimate, measured, work
 from papertune.dataset.filters import REASONS
 from papertune.dataset.mix import Mix
 from papertune.dataset.outputs import CARD, CODE_VERSION, LEFT_OUT, MANIFEST, PAGE, TRAIN, VAL
 from papertune.dataset.read import find_papers, sidecar_of
-from papertune.device import gpus
+from papertune.device import disk_free, gpus
 from papertune.errors import BadDataset
 from papertune.events import OnEvent, Report, ignore
 from papertune.files import make_folder, sha256_of
 from papertune.manifest import key_of, read_manifest
 
-_EPOCHS = 2  # the default of training
-_NO_EFFECT = ("input_dir", "output_dir", "workers", "gpu")  # settings that do not change the bytes
+_NO_EFFECT = ("input_dir", "output_dir", "workers", "gpu", "trained")  # settings that do not change the bytes
 
 
 def run(config: PrepareConfig, *, on_event: OnEvent = ignore) -> Report:
@@ -91,9 +90,18 @@ def _summarise(report: Report, whole: dict[str, Any], config: PrepareConfig) -> 
     if replay := whole["replay"]:
         share = replay["tokens"] / train["tokens"]
         report.summary.append(("General text", f"{replay['examples']:,} of the training examples ({share:.1%} of the tokens)"))
-    report.closing.append(("Estimated training time", _hours(train["tokens"], config.gpu)))
+    defaults = TrainConfig()
+    needed = f"about {sum(DISK.values()) / 1e9:.0f} GB with Mistral-7B: " + ", ".join(f"{name} {size / 1e9:.1f}" for name, size in DISK.items())
+    report.closing += [
+        ("Training", work(train["examples"], train["tokens"], defaults.batch_size * defaults.grad_accum)),
+        ("Disk for the next steps", f"{needed}; {disk_free(config.output_dir) / 1e9:.0f} GB are free here"),
+        _time(train["tokens"], config, defaults.epochs),
+    ]
 
 
-def _hours(tokens: int, gpu: str) -> str:
-    found = gpu or next((g.name for g in gpus()), "")
-    return estimate(tokens, found).words(_EPOCHS)
+def _time(tokens: int, config: PrepareConfig, epochs: int) -> tuple[str, str]:
+    """How long training takes: measured where it has run, unless another card is asked for; else estimated."""
+    if not config.gpu and (speed := measured(config.trained)):
+        return "Training time", speed.words(tokens, epochs)
+    found = config.gpu or next((g.name for g in gpus()), "")
+    return "Estimated training time", estimate(tokens, found).words(epochs)
