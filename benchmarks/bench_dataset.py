@@ -8,9 +8,9 @@
 them; of several times the medians are told. ``leaks`` prepares the real papers with five seeds and looks for what validation and training share.
 ``chunks`` looks at every example of them, in short and long form. ``tokens`` compares ids with SentencePiece's own on the papers and on 100,000
 strings of hostile Unicode, and the counts that chunks are cut by with what training reads. ``duplicates`` plants damaged copies among real and
-recombined papers and compares every pair by brute force. ``sentences`` scores the rules on sentence ends that were labelled by reading (``sentence_labels.json``:
-paper → block of the truth's ``main`` → all stops before white space, and those that end a sentence). ``references`` adds to each paper the
-reference list of its PDF, in several ways, and scores what is removed. Every row goes to ``results.jsonl`` beside this file.
+recombined papers and compares every pair by brute force. ``sentences`` scores the rules on sentence ends that were labelled by reading
+(``sentence_labels.json``: paper → block of the truth's ``main`` → all stops before white space, and those that end a sentence). ``references``
+adds to each paper the reference list of its PDF, in several ways, and scores what is removed. Every row goes to ``results.jsonl`` beside this file.
 """
 
 from __future__ import annotations
@@ -345,7 +345,8 @@ def references() -> dict[str, Any]:
 
 
 def _reference_list(pdf: Path) -> list[str]:
-    """The entries under the last heading "References" of a PDF's text; what stands after them on the last pages comes along."""
+    """The entries under the last heading "References" of a PDF's text. What stands on the last pages after them is cut off where the last entry
+    would become the longest."""
     import pypdfium2
 
     document = pypdfium2.PdfDocument(pdf)
@@ -356,7 +357,10 @@ def _reference_list(pdf: Path) -> list[str]:
         if re.match(r"\s*\[?\d{1,3}[.\])]?\s+[A-Z]", line):
             entries.append([])
         entries[-1].append(line.strip())
-    return [entry for entry in (re.sub(r"\s+", " ", " ".join(lines)).strip() for lines in entries) if len(entry) > 20]
+    listed = [entry for entry in (re.sub(r"\s+", " ", " ".join(lines)).strip() for lines in entries) if len(entry) > 20]
+    if len(listed) > 1:
+        listed[-1] = listed[-1][: max(map(len, listed[:-1]))]
+    return listed
 
 
 def record(kind: str, row: dict[str, Any]) -> None:
