@@ -179,6 +179,9 @@ def test_only_whole_sections_are_written_anew() -> None:
     assert all(section.text == body for section in sections_of(paper))
     assert sections_of(Paper("p", (Passage("# T\n\n## A\n\n…\n\n", body),))) == []  # it began before
     assert sections_of(Paper("p", (Passage("# T\n\n## A\n\n", body, ends=False),))) == []  # it goes on after
+    assert sections_of(Paper("p", (Passage("# T\n\n## Contents\n\n", body),))) == []
+    so_far = Passage(f"# T\n\n## A\n\n{body}\n\n…\n\n## B\n\n", body)
+    assert [section.prompt for section in sections_of(Paper("p", (so_far,)))] == ["# T\n\n## B\n\n"]
     assert [s.paper for s in choose([paper, Paper("q", paper.passages)], 5, seed=0)] == ["p", "q", "p", "q", "p"]
     assert choose([Paper("short", (Passage("", "# T\n\n## A\n\nToo short."),))], 5, seed=0) == []
 

@@ -16,7 +16,7 @@ from papertune.dataset.filters import sift
 from papertune.dataset.fingerprints import Hashes, letters, paragraph_hash, sample, shingles
 from papertune.dataset.read import Block, read_paper
 from papertune.dataset.tokens import TokenCounter
-from papertune.family import MISTRAL
+from papertune.records import Example
 from papertune.tokenizer import open_tokenizer
 
 
@@ -80,9 +80,9 @@ def _make(path: Path, batch: Batch, drop: Mapping[int, str]) -> Made:
             sifted.drop(block, drop[h])
         else:
             blocks.append(block)
-    pairs = list(examples_of(paper, blocks, batch.shape, _counter(batch.tokenizer), MISTRAL))
+    pairs = list(examples_of(paper, blocks, batch.shape, counter(batch.tokenizer)))
     whole = b"".join(texts)
-    lines = [example.to_json().encode("utf-8", "backslashreplace") + b"\n" for example, _ in pairs]
+    lines = [line_of(example) for example, _ in pairs]
     return Made(
         name=paper.name,
         source=paper.source,
@@ -104,6 +104,10 @@ def _letters(blocks: list[Block]) -> list[bytes]:
     return [b"" if block.level else letters(block.text) for block in blocks]
 
 
+def line_of(example: Example) -> bytes:
+    return example.to_json().encode("utf-8", "backslashreplace") + b"\n"
+
+
 @lru_cache(maxsize=1)
-def _counter(folder: Path) -> TokenCounter:
+def counter(folder: Path) -> TokenCounter:
     return TokenCounter(open_tokenizer(folder))

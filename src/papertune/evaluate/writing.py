@@ -30,6 +30,7 @@ CODE_VERSION = 1
 MOST = 384  # tokens a model may write of one section, in three quarters of its window at most
 _SHORTEST, _LONGEST = 30, 170  # words of an author's section: well below MOST, so that a model has room to go on too long
 _HEADING = re.compile(r"^(#+) .*\n\n", re.MULTILINE)
+_CONTENTS = MISTRAL.opening("", ("Contents",))  # an outline, no section
 _NEXT = re.compile(r"(?:^|\n)[ \t]*#")  # a model that begins another section has ended this one
 ENDS = ("end", "heading", "cut")  # the model ended the text; it began the next section; it was stopped
 
@@ -101,7 +102,7 @@ def sections_of(paper: Paper) -> list[Section]:
             level = len(head[1])
             path = {above: line for above, line in path.items() if above < level} | {level: head[0]}
             text = whole[head.end() : bound].strip() if bound >= 0 else ""
-            if text and not text.startswith(MISTRAL.gap):  # the mark that the section began before
+            if text and head[0] != _CONTENTS and MISTRAL.gap not in text.split("\n"):  # the mark that something is left out
                 prompt = "".join(path.values())
                 found.setdefault(prompt, Section(paper.name, prompt, text))
     return list(found.values())
