@@ -1,6 +1,6 @@
 """Does fine-tuning make a real model better at a real domain? The whole of it, measured on papers that it never saw.
 
-    python -m benchmarks.bench_domain PAPERS SEEDLING OUT [--steps 141] [--lr 2e-3] [--share 0.1] [--only plain,replay,shuffled] [--record]
+    python -m benchmarks.bench_domain PAPERS SEEDLING OUT [--only plain,replay,shuffled] [--steps 141 --tokens 256] [--lr 2e-3] [--share 0.3] [--record]
 
 PAPERS holds ``pdf/`` with the 65 papers, SEEDLING a base model of 40 million parameters that has seen no such paper, with ``general_val.txt``.
 The four scripts are run as a user would run them; whatever is finished under OUT is not done again.
@@ -10,12 +10,13 @@ The four scripts are run as a user would run them; whatever is finished under OU
     fine-tuning     plain, with replay, and a control: the plain training examples with the words of each in any order
     evaluation      bits per byte on the ten, as extracted, and on general text; changes with 95 % intervals by paper
 
-The general text is parted by document: the even ones may be replayed, the odd ones are measured, so nothing measured was trained on.
+The general text is parted by document: of every four, three may be replayed and the fourth is measured, so nothing measured was trained on.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import random
@@ -41,9 +42,10 @@ def main() -> None:
     parser.add_argument("papers", type=Path)
     parser.add_argument("seedling", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int, default=141, help="of 4 sequences of up to 256 tokens")
+    parser.add_argument("--steps", type=int, help="of 4 sequences; one pass over the papers if not named")
+    parser.add_argument("--tokens", type=int, default=512, help="in a sequence, at most")
     parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--share", type=float, default=0.1, help="share of general text with replay")
+    parser.add_argument("--share", type=float, default=0.3, help="of general text with replay")
     parser.add_argument("--only", default="plain,replay,shuffled")
     parser.add_argument("--record", action="store_true", help="append to results.jsonl")
     args = parser.parse_args()
@@ -52,7 +54,8 @@ def main() -> None:
     part_general_text(args.seedling / "general_val.txt", out)
     for run in args.only.split(","):
         adapter = fine_tune(run, args, out)
-        row = {"run": run, "steps": args.steps, "lr": args.lr, **({"share": args.share} if run == "replay" else {}), **evaluate(adapter, out)}
+        share = {"share": args.share} if run == "replay" else {}
+        row = {"run": run, "steps": args.steps or "one pass", "tokens": args.tokens, "lr": args.lr, **share, **evaluate(adapter, out)}
         if args.record:
             record("domain", row, "torch", "transformers", "peft", "bitsandbytes")
         else:
@@ -72,23 +75,24 @@ def extract(papers: Path, out: Path) -> None:
 
 def part_general_text(path: Path, out: Path) -> None:
     documents = path.read_text(encoding="utf-8").split(DOCUMENT)
-    for name, some in (("replay", documents[::2]), ("general", documents[1::2])):
+    for name, some in (("replay", [text for i, text in enumerate(documents) if i % 4 != 3]), ("general", documents[3::4])):
         (out / f"{name}.txt").write_text(DOCUMENT.join(some), encoding="utf-8")
 
 
 def fine_tune(run: str, args: argparse.Namespace, out: Path) -> Path:
     """The adapter of this run."""
     name = f"{run}-{args.share:g}" if run == "replay" else run
-    data = out / "dataset" / ("plain" if run == "shuffled" else name)
+    data = out / "dataset" / f"{'plain' if run == 'shuffled' else name}-{args.tokens}"
     replay = ["--replay", out / "replay.txt", "--replay-share", args.share] if run == "replay" else []
-    script("prepare_dataset.py", "--input-dir", out / "text", "--output-dir", data, "--max-tokens", 256, *replay)
+    script("prepare_dataset.py", "--input-dir", out / "text", "--output-dir", data, "--max-tokens", args.tokens, "--mix", "continuation", *replay)
     train_file = data / "train.jsonl"
     if run == "shuffled":
-        train_file = out / "dataset" / "shuffled.jsonl"
+        train_file = out / "dataset" / f"shuffled-{args.tokens}.jsonl"
         shuffle_words(data / "train.jsonl", train_file)
-    work = out / "lora" / f"{name}-{args.lr:g}-{args.steps}"
+    work = out / "lora" / f"{name}-{args.tokens}-{args.lr:g}-{args.steps or 'pass'}"
     files = ["--train-file", train_file, "--val-file", data / "val.jsonl", "--output-dir", work]
-    shape = ["--lr", args.lr, "--max-seq-len", 256, "--batch-size", 4, "--grad-accum", 1, "--max-steps", args.steps]
+    length = ["--max-steps", args.steps] if args.steps else []
+    shape = ["--lr", args.lr, "--epochs", 1, "--max-seq-len", args.tokens, "--batch-size", 4, "--grad-accum", 1, *length]
     script("finetune.py", "--model", args.seedling.resolve(), *files, *shape)
     return work / "final"
 
@@ -108,14 +112,16 @@ def evaluate(adapter: Path, out: Path) -> dict[str, Any]:
     """Base and tuned model on both texts. One folder for all runs: the base is measured once."""
     began = time.monotonic()
     texts = ["--val-file", out / "held", "--general-file", out / "general.txt", "--text-dir", out / "text"]
-    files = ["--lora-path", adapter, "--train-file", out / "dataset" / "plain" / "train.jsonl", "--output-dir", out / "evaluation"]
-    papertune("evaluate", *texts, *files, "--context", 1024, "--device", "cpu")
-    results = json.loads((out / "evaluation" / "evaluation.json").read_text(encoding="utf-8"))
-    for ending in ("json", "md"):
-        shutil.copyfile(out / "evaluation" / f"evaluation.{ending}", out / f"{adapter.parent.name}.{ending}")
+    files = ["--lora-path", adapter, "--train-file", out / "text", "--output-dir", out / "evaluation"]
+    with (out / "evaluation.lock").open("w") as lock:  # of runs side by side one measures at a time
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        papertune("evaluate", *texts, *files, "--context", 1024, "--device", "cpu")
+        for ending in ("json", "md"):
+            shutil.copyfile(out / "evaluation" / f"evaluation.{ending}", out / f"{adapter.parent.name}.{ending}")
+    results = json.loads((out / f"{adapter.parent.name}.json").read_text(encoding="utf-8"))
     before, after = results["models"]
     (change,) = results["changes"]
-    figures: dict[str, Any] = {"seconds": round(time.monotonic() - began)}
+    figures: dict[str, Any] = {"evaluation_s": round(time.monotonic() - began), "writing": written(results)}
     for kind, name in (("held-out papers", "papers"), ("general text", "general")):
         figures[name] = {
             "before": round(before[kind]["value"], 4),
@@ -124,6 +130,14 @@ def evaluate(adapter: Path, out: Path) -> dict[str, Any]:
             "percent": round(change[kind]["percent"], 2),
         }
     return figures
+
+
+def written(results: dict[str, Any]) -> dict[str, Any]:
+    """How base and tuned model wrote sections of the ten papers."""
+    writing = results["writing"]
+    texts = [("authors", writing["authors"]), *zip(("before", "after"), writing["models"], strict=True)]
+    keys = ("words", "rep_4", "distinct_2")
+    return {who: {**{key: round(f[key], 4) for key in keys}, **({"ends": f["ends"]} if "ends" in f else {})} for who, f in texts}
 
 
 def script(name: str, *words: object) -> None:
