@@ -110,7 +110,8 @@ class FastEngine:
         # Two lists: torch copies contiguous pairs in a few launches, the blocks on a diagonal one by one.
         self._shadows = [[p for p in shadows if p[0].is_contiguous()], [p for p in shadows if not p[0].is_contiguous()]]
         self._host = Host(self._place)
-        self.budget = Budget(self.shape, [group.columns for group in self._layers[0].groups], self._head.element_size(), self._place, memory)
+        columns = [group.columns for group in self._layers[0].groups]
+        self.budget = Budget(self.shape, columns, self._head.element_size(), self._place, memory, dropout=dropout > 0)
         self._fixed = plan
         self.plan = plan or Plan()  # of the last micro-batch
 
@@ -249,7 +250,8 @@ class FastEngine:
         return left.saved
 
     def _loss(self, x: Tensor, packed: Packed, scale: float) -> tuple[Tensor, Tensor]:
-        """The summed loss, and the gradient of scale × it in ``x`` (T, H). Only positions that predict have logits, some at a time."""
+        """The summed loss, and the gradient of scale × it in ``x`` (T, H), in a buffer with the room that the last layer's backward pass asks
+        for. Only positions that predict have logits, some at a time."""
         z = x[packed.rows]
         hidden = torch.empty_like(z)
         _, r = ops.rms_norm(z, self._norm, self.shape.eps, hidden)
@@ -261,11 +263,11 @@ class FastEngine:
             if scale:
                 torch.mm(logits, self._head, out=hidden[part])  # the hidden state has been read: its gradient takes its place
             del logits
-        dx = torch.zeros_like(x)
+        dx = x.new_zeros(len(x), self.shape.hidden + self._layers[-1].spare)
         if scale:
             dz = torch.zeros_like(z)
             ops.rms_norm_backward_(hidden, z, self._norm, r, dz)
-            dx[packed.rows] = dz
+            dx[:, : self.shape.hidden][packed.rows] = dz
         return torch.cat(losses).sum(), dx
 
 
