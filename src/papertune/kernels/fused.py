@@ -77,9 +77,9 @@ def _dequantize(
             tl.store(place + i * 256, value.to(out.dtype.element_ty), mask=(left > i * 32)[:, None])
             if i < 7:
                 word = following
-        c = tl.arange(0, WIDTH)
-        beside = (c < R) & (tl.program_id(1) == 0)
-        tl.store(out + row.to(tl.int64) * stride + across * 64 + c, tl.load(b + row * R + c, mask=beside), mask=beside)
+        r = tl.arange(0, WIDTH)
+        once = (r < R) & (tl.program_id(1) == 0)
+        tl.store(out + row.to(tl.int64) * stride + across * 64 + r, tl.load(b + row * R + r, mask=once), mask=once)
     else:
         c = tl.program_id(1) * (2048 * WARPS) + tl.arange(0, 2048 * WARPS)
         real = c < across * 64
