@@ -18,6 +18,8 @@ Arithmetic is in float32 and rounded to the output's type exactly where ``refere
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 import triton
 import triton.language as tl
@@ -48,7 +50,8 @@ def _dequantize(
 ):  # fmt: skip
     # A warp has 2,048 weights of a row: each lane makes the scale of one block and then takes 8 words of 32 bits, one after another. A word
     # has 8 weights, which a lane writes as 16 bytes. Instructions bound this kernel on a small card, 5 a weight: levels and scales are looked
-    # up in the registers of the warp's lanes, which takes one instruction without an address (19 a weight from memory, 9 from shared memory).
+    # up in the registers of the warp's lanes, which takes one instruction without an address (19 a weight from memory, 9 from shared memory);
+    # without SHUFFLE they are read from memory.
     row, t = tl.program_id(0), tl.arange(0, 32 * WARPS)
     if row < rows:
         lane = t & 31
@@ -72,7 +75,7 @@ def _dequantize(
             code, own = word[:, None] >> shift, i * 4 + (lane >> 3)
             if SHUFFLE:
                 value = _of_lane(level[:, None], code, 16) * _of_lane(scale, own, 32)[:, None]
-            else:  # the interpreter has no warps
+            else:
                 value = tl.load(levels + (code & 15)) * tl.gather(scale, (t & -32) + own, 0)[:, None]
             tl.store(place + i * 256, value.to(out.dtype.element_ty), mask=(left > i * 32)[:, None])
             if i < 7:
@@ -220,13 +223,38 @@ def join(weight: NF4, b: Tensor, a: Tensor, out: Tensor) -> None:
 
 
 def _launch(weight: NF4, out: Tensor, b: Tensor | None, a: Tensor | None) -> None:
+    vectors = out.element_size() == 2 and out.stride(0) % 16 == 0 and out.data_ptr() % 16 == 0
+    _run(weight, out, b, a, shuffle=vectors and _has_one_a_lane(out.device, out.dtype))
+
+
+def _run(weight: NF4, out: Tensor, b: Tensor | None, a: Tensor | None, *, shuffle: bool) -> None:
     across, more = weight.columns // BLOCK, 0 if a is None else len(a)
     sources = (weight.codes.view(torch.int32), weight.scales, weight.steps, weight.offsets, weight.book, weight.levels)
     joined = (out if b is None else b, out if a is None else a)
-    shape = {"WARPS": _WARPS, "WIDTH": triton.next_power_of_2(max(1, more)), "SHUFFLE": isinstance(_dequantize, JITFunction)}
+    shape = {"WARPS": _WARPS, "WIDTH": triton.next_power_of_2(max(1, more)), "SHUFFLE": shuffle}
     _dequantize[(weight.rows + more, triton.cdiv(across, 32 * _WARPS))](
         *sources, *joined, out, across, weight.rows, out.stride(0), more, **shape, num_warps=_WARPS, enable_fp_fusion=False
     )
+
+
+@cache
+def _has_one_a_lane(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether Triton gives each lane one of a warp's words, where a lane's weights are one vector of 16 bytes: what it does, but nowhere promises.
+
+    The interpreter has no lanes.
+    """
+    if not isinstance(_dequantize, JITFunction):
+        return False
+    rows, columns = 2, 4160
+    blocks = rows * columns // BLOCK
+    whole = torch.arange(rows * columns // 2, device=device)
+    tables = (torch.linspace(-1, 1, 256, device=device), torch.linspace(-1, 1, 16, device=device))
+    ones = torch.ones(1, device=device)
+    weight = NF4(rows, columns, (whole * 37 % 251).byte(), (whole[:blocks] * 5 % 256).byte(), ones, ones, *tables)
+    fast, plain = (torch.zeros(rows, columns, dtype=dtype, device=device) for _ in range(2))
+    _run(weight, fast, None, None, shuffle=True)
+    _run(weight, plain, None, None, shuffle=False)
+    return torch.equal(fast, plain)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor, add: Tensor | None) -> tuple[Tensor, Tensor]:

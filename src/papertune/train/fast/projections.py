@@ -11,8 +11,8 @@ Backward, dy is given a buffer with R columns more, and
     v = s · dy B        dx = dy W + D(v A) = [dy | v] [W over A]  (without dropout)        dA = vᵀ D(x)        dB = dyᵀ u  (own blocks only)
 
 so that W, B and A stand in one buffer (N + R, K + R), [[W, B], [A, ·]], whose first N rows serve the forward and first K columns the backward
-product. R is rounded up to a multiple of 8, which keeps rows 16-byte aligned. At rank 16 the padding zeros and the zeros of the block
-diagonal add 1.2 % to the products of the attention inputs, less elsewhere. Dropout has one mask for all projections of a group (PEFT: one
+product. R is rounded up to a multiple of 16, which kernels and products like best. At rank 16 the zeros of the block diagonal add 1.2 % to
+the products of the attention inputs, less elsewhere. Dropout has one mask for all projections of a group (PEFT: one
 each).
 
 LoRA: Hu et al. 2021, arXiv 2106.09685.
@@ -71,7 +71,7 @@ class Group:
     def __init__(self, weights: tuple[NF4, ...], lora: Lora, salt: int, dtype: torch.dtype) -> None:
         self.inputs, self.outputs = weights[0].columns, sum(w.rows for w in weights)
         self._weights, self._lora, self._salt = weights, lora, salt
-        width, device = -(-len(lora.a) // 8) * 8, weights[0].codes.device
+        width, device = -(-len(lora.a) // 16) * 16, weights[0].codes.device
         self._a = torch.zeros(width, self.inputs, dtype=dtype, device=device)
         self._b = torch.zeros(self.outputs, width, dtype=dtype, device=device)
 
