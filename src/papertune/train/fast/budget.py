@@ -167,6 +167,19 @@ class Budget:
                 return plan
         return failed
 
+    def foresee(self, layers: int, resident: int, work: Work) -> tuple[Plan, int]:
+        """Plan and peak in bytes of a model with so many such layers that takes ``resident`` bytes before its first token; see ``plan``."""
+        size = replace(self._size, shape=replace(self._size.shape, layers=layers))
+        if self._device.type != "cuda":
+            return Plan(keep=layers), resident
+        free = max(0, self._free() + torch.cuda.memory_allocated(self._device) - resident)
+        fitting = min(work.tokens, capacity(size, free=free))
+        part = Work(fitting, min(work.positions, fitting), work.documents)
+        self.plan(part)  # measures link and host, if nobody has yet
+        assert self._link is not None
+        plan = choose(size, part, free=free, host_free=self._host, link=self._link)
+        return plan, resident + size.peak(plan, part)
+
     def capacity(self) -> int:
         """Tokens that a micro-batch may have."""
         return capacity(self._size, free=self._free()) if self._device.type == "cuda" else 1 << 20
