@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from papertune.launch import launch
 from papertune.train.fast.flat import GROUPS, sizes
 from papertune.train.fast.plan import Plan
 from papertune.train.fast.shape import Shape
@@ -151,7 +152,8 @@ class Budget:
             import psutil
 
             self._link = measure_link(self._device)
-            self._host = int(psutil.virtual_memory().available * HOST_SHARE)  # once: later, what is parked there would count as lost
+            # Once: later, what is parked there would count as lost. Other processes of this machine park as much.
+            self._host = int(psutil.virtual_memory().available * HOST_SHARE / launch().here)
         return choose(self._size, work, free=self._free(), host_free=self._host, link=self._link)
 
     def peak(self, plan: Plan, work: Work) -> int:
