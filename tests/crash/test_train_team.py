@@ -88,7 +88,7 @@ def test_killed_runs_go_on_with_another_number_of_processes(server: Server, want
 
 
 def test_ctrl_c_in_any_process_stops_all_at_the_same_step(server: Server, wanted: dict[str, Any], alone: Path, tmp_path: Path) -> None:
-    children = server.start(**wanted, output=tmp_path, processes=2, cooldown=0.3, save_steps=100)
+    children = server.start(**{**wanted, "save_steps": 100}, output=tmp_path, processes=2, cooldown=0.3)
     while not (tmp_path / "events.jsonl").exists() or '"step": 1,' not in (tmp_path / "events.jsonl").read_text():
         time.sleep(0.02)
     os.kill(children[1], signal.SIGINT)

@@ -52,5 +52,5 @@ def words(plan: Plan, layers: int) -> str:
     counts = {"keeps": keep, "offloads": offload, "recomputes": layers - keep - offload}
     parts = [f"{verb} {count}" for verb, count in counts.items() if count]
     parts[0] += f" of {layers} layers"
-    saving = [name.replace("_", " ") for name, on in (("park_inputs", plan.park_inputs), ("mlp_rows", plan.mlp_rows > 0)) if on]
+    saving = [name for name, on in (("their inputs on the host", plan.park_inputs), ("the MLP in pieces", plan.mlp_rows > 0)) if on]
     return ", ".join([*parts, f"with {' and '.join(saving)}"] if saving else parts)
