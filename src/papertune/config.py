@@ -144,7 +144,17 @@ class TrainConfig(Config):
     patience: int | None = setting(None, "Stop after this many validations without a new best, and keep the best", least=1)
     cooldown: float = setting(0.0, "Seconds to wait after each step, for laptops that get too hot", least=0)
     max_gpu_temp: int | None = setting(None, "Degrees Celsius above which training waits until the GPU is 5 cooler", least=40, most=110)
+    sample_tokens: int = setting(40, "Tokens the model writes after each validation, to see what it has learnt; 0: none", least=0)
+    tensorboard: bool = setting(False, "Also write the curves as TensorBoard files, into the output folder's tensorboard")
     dry_run: bool = setting(False, "Measure a slice of the model, say what training will need and how long it takes, and stop")
+    benchmark: bool = setting(False, "Measure this machine and training on it for up to two minutes, and stop")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanConfig(TrainConfig):
+    """What Step 3 will need on a GPU that need not be here, by arithmetic: nothing is downloaded, loaded or measured."""
+
+    gpu: str = setting("", 'The card, such as "RTX 3070"; empty: the one found, else an RTX 3070')
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -218,6 +218,22 @@ def test_gradients_start_at_zero_after_the_optimiser_dropped_them(model: Base, e
     assert_same_gradients(engine, exact)
 
 
+def test_the_likeliest_token_is_that_of_the_reference(model: Base) -> None:
+    ours, theirs = fast_engine(model, dropout=0.3), reference_engine(model)
+    theirs.load_adapter(ours.adapter())
+    for item in batch():
+        assert ours.next_token(item.ids) == theirs.next_token(item.ids)
+
+
+def test_a_process_without_work_has_a_gradient_of_zeros(model: Base) -> None:
+    for engine in (fast_engine(model), reference_engine(model)):
+        engine.accumulate(batch(), SCALE, 0)
+        for parameter in engine.parameters.values():
+            parameter.grad = None
+        assert all(not gradient.any() for gradient in engine.gradients())
+        assert all(parameter.grad is not None for parameter in engine.parameters.values())
+
+
 class _TwoPlans:
     """A budget whose first plan turns out too large."""
 
@@ -231,7 +247,7 @@ class _TwoPlans:
 def test_dropout_does_not_change_with_how_a_step_is_cut(model: Base) -> None:
     whole, cut = fast_engine(model, dropout=0.3), fast_engine(model, dropout=0.3)
     loss = whole.accumulate(batch(), SCALE, 7)
-    losses = [cut.accumulate(batch()[:1], SCALE, 7), cut.accumulate(batch()[1:], SCALE, 7, first=1)]
+    losses = [cut.accumulate(batch()[:1], SCALE, 7), cut.accumulate(batch()[1:], SCALE, 7, range(1, len(batch())))]
     torch.testing.assert_close(sum(losses), loss, rtol=1e-5, atol=0)
     assert_same_gradients(cut, whole)
 

@@ -17,7 +17,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,8 @@ class LoopState:
     last_bits: float | None = None  # and at the last validation
     best_bits: float | None = None  # and at the best after training began
     stale: int = 0  # validations since that one
+    validation_seconds: float = 0.0  # of the last one: for the time left
+    room: dict[str, int] = field(default_factory=dict)  # by engine: what its micro-batches may hold (``loop.Engine``)
 
 
 @dataclass(frozen=True, slots=True)

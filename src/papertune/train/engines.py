@@ -74,4 +74,4 @@ def _fast(base: Base, device: Device, lora: Lora, layers: int | None) -> Engine:
 def _allocator_limit() -> int:
     """Bytes that torch's allocator may hold where the caller has limited it; 0 where not."""
     fraction = torch.cuda.get_per_process_memory_fraction()
-    return int(fraction * torch.cuda.get_device_properties(0).total_memory) if fraction < 1 else 0
+    return int(fraction * torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory) if fraction < 1 else 0

@@ -26,9 +26,18 @@ class Device:
     dtype: torch.dtype
     title: str
 
+    @property
+    def place(self) -> torch.device:
+        """Of several GPUs the one that this process uses."""
+        import torch
+
+        return torch.device("cuda", torch.cuda.current_device()) if self.kind == "cuda" else torch.device(self.kind)
+
 
 def choose_device() -> Device:
-    """The first CUDA GPU, else the CPU. bfloat16 where the card computes in it, float16 on older cards, float32 on a CPU."""
+    """The CUDA GPU that this process uses (the first one, if ``team`` chose no other), else the CPU.
+
+    bfloat16 where the card computes in it, float16 on older cards, float32 on a CPU."""
     import torch
 
     if not torch.cuda.is_available():
@@ -82,7 +91,7 @@ def load_model(
             folder,
             config=shape,
             dtype=device.dtype,
-            device_map={"": 0 if on_gpu else "cpu"},
+            device_map={"": device.place},
             quantization_config=quantized if on_gpu else None,
             attn_implementation="sdpa",
             local_files_only=True,

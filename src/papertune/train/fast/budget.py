@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from papertune.launch import launch
 from papertune.train.fast.flat import GROUPS, sizes
 from papertune.train.fast.plan import Plan
 from papertune.train.fast.shape import Shape
@@ -159,7 +160,8 @@ class Budget:
             import psutil
 
             self._link = measure_link(self._device)
-            self._host = int(psutil.virtual_memory().available * HOST_SHARE)  # once: later, what is parked there would count as lost
+            # Once: later, what is parked there would count as lost. Other processes of this machine park as much.
+            self._host = int(psutil.virtual_memory().available * HOST_SHARE / launch().here)
         return choose(self._size, work, free=self._free(), host_free=self._host, link=self._link)
 
     def peak(self, plan: Plan, work: Work) -> int:
@@ -174,6 +176,19 @@ class Budget:
             if self.peak(plan, work) < self.peak(failed, work):
                 return plan
         return failed
+
+    def foresee(self, layers: int, resident: int, work: Work) -> tuple[Plan, int]:
+        """Plan and peak in bytes of a model with so many such layers that takes ``resident`` bytes before its first token; see ``plan``."""
+        size = replace(self._size, shape=replace(self._size.shape, layers=layers))
+        if self._device.type != "cuda":
+            return Plan(keep=layers), resident
+        free = max(0, self._free() + torch.cuda.memory_allocated(self._device) - resident)
+        fitting = min(work.tokens, capacity(size, free=free))
+        part = Work(fitting, min(work.positions, fitting), work.documents)
+        self.plan(part)  # measures link and host, if nobody has yet
+        assert self._link is not None
+        plan = choose(size, part, free=free, host_free=self._host, link=self._link)
+        return plan, resident + size.peak(plan, part)
 
     def capacity(self) -> int:
         """Tokens that a micro-batch may have."""
