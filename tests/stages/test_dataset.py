@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -289,6 +290,24 @@ def test_what_is_left_out_is_counted_by_reason(tmp_path: Path) -> None:
     assert "reference lists" in page
     assert "reference lists" in card
     assert "http" not in page.replace("http-equiv", "")
+
+
+def test_the_pages_hold_no_markup_of_the_papers_and_fetch_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "text"
+    write_papers(folder, count=3, seed=7)
+    text = (folder / "paper-00.txt").read_text()
+    hostile = "<script>alert(1)</script> | [x](http://a.b) `code` <img src=//a.b/c>"
+    (folder / "a|<b>[c]`.txt").write_text(f"# {hostile}\n\n" + text.split("\n\n", 1)[1].replace(". ", f". {hostile} "))
+    prepare(folder, tmp_path, val_ratio=0.5, replay=general_file(tmp_path, GENERAL))
+    page, card = (tmp_path / "report.html").read_text(), (tmp_path / "dataset_card.md").read_text()
+    markup = re.sub(r"<(/?)(html|body|meta|title|style|h[1-3]|table|t[rdh]|p|pre|span|svg|rect|text)\b[^<>]*>|<!doctype html>", "", page)
+    assert "<" not in markup
+    assert "default-src 'none'" in page
+    assert not re.findall(r"<[^>]*(?:src|href)=", page)
+    assert "<" not in card
+    assert all(line.count(" | ") in (1, 2, 3) for line in card.splitlines() if line.startswith("| "))
+    assert "General text" in page
+    assert "general.txt" in card
 
 
 def test_every_paper_is_reported_as_it_is_finished(papers: Path, tmp_path: Path) -> None:

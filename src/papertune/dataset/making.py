@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from papertune.dataset.examples import Shape, examples_of
 from papertune.dataset.filters import sift
@@ -39,8 +40,8 @@ class Batch:
 class Made:
     """One paper's examples as lines, their lengths in bytes and their tokens; and what the paper is compared by.
 
-    ``size`` is the number of its letters, ``paragraphs`` has (hash, letters) of each, ``dropped`` and ``characters`` count the paragraphs
-    left out and their characters by reason.
+    ``size`` is the number of its letters, ``paragraphs`` and ``letters`` are the hash and the number of letters of each, ``dropped`` and
+    ``characters`` count the paragraphs left out and their characters by reason.
     """
 
     name: str
@@ -52,7 +53,8 @@ class Made:
     lengths: array[int]
     tokens: array[int]
     sample: Hashes
-    paragraphs: list[tuple[int, int]]
+    paragraphs: Hashes
+    letters: NDArray[np.uint32]
     dropped: Counter[str] = field(default_factory=Counter)
     characters: Counter[str] = field(default_factory=Counter)
 
@@ -93,7 +95,8 @@ def _make(path: Path, batch: Batch, drop: Mapping[int, str]) -> Made:
         lengths=array("L", map(len, lines)),
         tokens=array("L", (tokens for _, tokens in pairs)),
         sample=sample(whole),
-        paragraphs=[(h, len(text)) for h, text in zip(hashes, texts, strict=True) if h],
+        paragraphs=np.array([h for h in hashes if h], np.uint64),
+        letters=np.array([len(text) for h, text in zip(hashes, texts, strict=True) if h], np.uint32),
         dropped=sifted.dropped,
         characters=sifted.characters,
     )

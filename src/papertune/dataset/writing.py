@@ -12,6 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from papertune.dataset.fingerprints import Hashes
 from papertune.dataset.making import Made
 from papertune.errors import from_os_error
@@ -47,7 +50,8 @@ class Entry:
     lengths: array[int]
     tokens: array[int]
     sample: Hashes
-    paragraphs: list[tuple[int, int]]
+    paragraphs: Hashes
+    letters: NDArray[np.uint32]
     dropped: Counter[str]
     characters: Counter[str]
 
@@ -72,7 +76,7 @@ class Spool:
         """Takes in the paper with this number in the order of the corpus, in place of what was there. Raises DiskFull or CannotWrite."""
         self._entries[number] = Entry(
             made.name, made.source, made.sha256, made.language, made.size, self._end, made.lengths, made.tokens,
-            made.sample, made.paragraphs, made.dropped, made.characters,
+            made.sample, made.paragraphs, made.letters, made.dropped, made.characters,
         )  # fmt: skip
         try:
             self._file.seek(self._end)
