@@ -163,6 +163,18 @@ def test_the_bytes_do_not_depend_on_the_workers(papers: Path, dataset: Path, tmp
         assert (tmp_path / name).read_bytes() == (dataset / name).read_bytes()
 
 
+def test_long_form_keeps_sections_whole_and_tells_what_it_takes(papers: Path, dataset: Path, tmp_path: Path) -> None:
+    said: list[object] = []
+    run(PrepareConfig(input_dir=papers, output_dir=tmp_path / "short", max_tokens=2048), on_event=said.append)
+    assert any(isinstance(e, Notice) and "--chunk-size 8192" in e.text for e in said)
+    report = prepare(papers, tmp_path / "long", max_tokens=2048, chunk_size=8192)
+    assert report.next_command == "papertune train --max-seq-len 2048"
+    whole = [e.end and not e.prompt.endswith(prompts.GAP) for e in running_text(examples(tmp_path / "long"))]
+    short = [e.end and not e.prompt.endswith(prompts.GAP) for e in running_text(examples(dataset))]
+    assert sum(whole) == len(whole) > 0
+    assert sum(short) < len(short)
+
+
 def test_another_seed_is_another_split(papers: Path, dataset: Path, tmp_path: Path) -> None:
     prepare(papers, tmp_path, seed=1)
     assert {e.paper for e in examples(tmp_path, "val.jsonl")} != {e.paper for e in examples(dataset, "val.jsonl")}
