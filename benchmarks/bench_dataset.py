@@ -1,16 +1,16 @@
 """How fast, how lean and how right dataset preparation is. Needs the real papers beside the project, which are not part of it.
 
-    python benchmarks/bench_dataset.py speed [--papers 600] [--megabytes 52] [--workers 2]
-    python benchmarks/bench_dataset.py real
-    python benchmarks/bench_dataset.py duplicates
-    python benchmarks/bench_dataset.py sentences
-    python benchmarks/bench_dataset.py references
+    python benchmarks/bench_dataset.py speed [--papers 600] [--megabytes 52] [--workers 2] [--times 1]
+    python benchmarks/bench_dataset.py {leaks,chunks,tokens,duplicates,sentences,references}
+    python benchmarks/bench_dataset.py bars
 
-``speed`` prepares a recombined corpus (``corpus.py``) in processes of its own and samples the memory of all of them. ``real`` prepares the
-real papers and looks for what validation and training share. ``duplicates`` plants damaged copies among real and recombined papers and
-compares every pair by brute force. ``sentences`` scores the rules on sentence ends that were labelled by reading (``sentence_labels.json``:
-paper → block of the truth's ``main`` → all stops before white space, and those that end a sentence). ``references`` adds to each paper the
-reference list of its PDF, in several ways, and scores what is removed. Every row goes to ``results.jsonl`` beside this file.
+``bars`` runs all but ``speed``. ``speed`` prepares a recombined corpus (``corpus.py``) in processes of its own and samples the memory of all of
+them; of several times the medians are told. ``leaks`` prepares the real papers with five seeds and looks for what validation and training share.
+``chunks`` looks at every example of them, in short and long form. ``tokens`` compares ids with SentencePiece's own on the papers and on 100,000
+strings of hostile Unicode, and the counts that chunks are cut by with what training reads. ``duplicates`` plants damaged copies among real and
+recombined papers and compares every pair by brute force. ``sentences`` scores the rules on sentence ends that were labelled by reading
+(``sentence_labels.json``: paper → block of the truth's ``main`` → all stops before white space, and those that end a sentence). ``references``
+adds to each paper the reference list of its PDF, in several ways, and scores what is removed. Every row goes to ``results.jsonl`` beside this file.
 """
 
 from __future__ import annotations
@@ -23,13 +23,16 @@ import platform
 import random
 import re
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +42,19 @@ from corpus import TRUTH, real_papers, write_corpus
 from papertune.config import PrepareConfig
 from papertune.dataset.duplicates import DUPLICATE, RELATED, kinship
 from papertune.dataset.fingerprints import Hashes, letters, sample, shingles
+from papertune.dataset.preparing import tokenizer_folder
 from papertune.dataset.read import Block
 from papertune.dataset.references import reference_blocks
 from papertune.dataset.sentences import sentence_ends
 from papertune.dataset.stage import run
+from papertune.manifest import read_manifest
+from papertune.prompts import GAP
 from papertune.records import read_examples
+from papertune.tokenizer import open_tokenizer
+from papertune.train.batches import Sequences, read_sequences
 
 RESULTS = Path(__file__).with_name("results.jsonl")
+CLOSES = ".?!:;…\"'”’)]0123456789"
 LABELS = Path(__file__).with_name("sentence_labels.json")
 
 
@@ -56,35 +65,44 @@ def main() -> None:
     sub.add_argument("--papers", type=int, default=600)
     sub.add_argument("--megabytes", type=float, default=52)
     sub.add_argument("--workers", type=int, default=2)
+    sub.add_argument("--times", type=int, default=1)
     sub = verbs.add_parser("worker")
     sub.add_argument("folder", type=Path)
     sub.add_argument("out", type=Path)
     sub.add_argument("workers", type=int)
-    for verb in ("real", "duplicates", "sentences", "references"):
+    right = {"leaks": leaks, "chunks": chunks, "tokens": tokens, "duplicates": duplicates, "sentences": sentences, "references": references}
+    for verb in (*right, "bars"):
         verbs.add_parser(verb)
     args = parser.parse_args()
     if args.verb == "worker":
         worker(args)
+    elif args.verb == "speed":
+        record("speed", speed(args))
     else:
-        record(args.verb, {"speed": speed, "real": real, "duplicates": duplicates, "sentences": sentences, "references": references}[args.verb](args))
+        for verb in right if args.verb == "bars" else [args.verb]:
+            record(verb, right[verb]())
 
 
 def speed(args: argparse.Namespace) -> dict[str, Any]:
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}  # compiled once, as after an installation
+    rows = []
     with tempfile.TemporaryDirectory() as scratch:
-        folder, out = Path(scratch) / "text", Path(scratch) / "dataset"
+        folder = Path(scratch) / "text"
         write_corpus(folder, papers=args.papers, megabytes=args.megabytes)
         size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        begin = time.perf_counter()
-        child = subprocess.Popen([sys.executable, __file__, "worker", str(folder), str(out), str(args.workers)])
-        peak = _peak_memory(child)
-        if child.returncode:
-            sys.exit(f"preparation failed with exit status {child.returncode}")
-        wall = time.perf_counter() - begin
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        row = {"papers": args.papers, "megabytes": round(size, 1), "workers": args.workers, "load": round(os.getloadavg()[0], 1)}
-        return row | {"wall_s": round(wall, 2), "cpu_s": round(cpu, 2), "mb_per_s": round(size / wall, 2), "peak_rss_mib": peak >> 20}
+        for k in range(args.times):
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            begin = time.perf_counter()
+            child = subprocess.Popen([sys.executable, __file__, "worker", str(folder), f"{scratch}/{k}", str(args.workers)], env=environ)
+            peak = _peak_memory(child)
+            if child.returncode:
+                sys.exit(f"preparation failed with exit status {child.returncode}")
+            wall = time.perf_counter() - begin
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            rows.append((wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, peak))
+    wall, cpu, peak = (statistics.median(column) for column in zip(*rows, strict=True))
+    row = {"papers": args.papers, "megabytes": round(size, 1), "workers": args.workers, "times": args.times, "load": round(os.getloadavg()[0], 1)}
+    return row | {"wall_s": round(wall, 2), "cpu_s": round(cpu, 2), "mb_per_s": round(size / wall, 2), "peak_rss_mib": int(peak) >> 20}
 
 
 def worker(args: argparse.Namespace) -> None:
@@ -118,24 +136,118 @@ def _family(process: Any) -> list[Any]:
         return []
 
 
-def real(_args: argparse.Namespace) -> dict[str, Any]:
-    row: dict[str, Any] = {"shared": []}
+@contextmanager
+def _prepared(**settings: Any) -> Iterator[Path]:
+    """The real papers, prepared; the folder of the papers is ``text`` in it."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "text"
         folder.mkdir()
         for name, text in real_papers().items():
             (folder / f"{name}.txt").write_text(text, encoding="utf-8")
-        for seed in range(5):
-            out = Path(scratch) / f"out-{seed}"
-            run(PrepareConfig(input_dir=folder, output_dir=out, seed=seed))
+        run(PrepareConfig(input_dir=folder, output_dir=Path(scratch), **settings))
+        yield Path(scratch)
+
+
+def leaks() -> dict[str, Any]:
+    row: dict[str, Any] = {"papers_on_both_sides": 0, "grams_shared": [], "val_share": []}
+    for seed in range(5):
+        with _prepared(seed=seed) as out:
             train, val = list(read_examples(out / "train.jsonl")), list(read_examples(out / "val.jsonl"))
-            assert not {e.paper for e in train} & {e.paper for e in val}
-            known = {gram for e in train for gram in _grams(e.text)}
-            grams = [gram for e in val for gram in _grams(e.text)]
-            row["shared"].append(round(sum(gram in known for gram in grams) / len(grams), 6))
-            row |= {"examples": len(train) + len(val), "val_share": round(len(val) / (len(train) + len(val)), 4)}
-            row["end_on_sentence"] = round(sum(e.text[-1] in ".?!:;…\"'”’)]0123456789" for e in train) / len(train), 4)
+        row["papers_on_both_sides"] += len({e.paper for e in train} & {e.paper for e in val})
+        known = {gram for e in train for gram in _grams(e.text)}
+        grams = [gram for e in val for gram in _grams(e.text)]
+        row["grams_shared"].append(round(sum(gram in known for gram in grams) / len(grams), 6))
+        row["val_share"].append(round(len(val) / (len(train) + len(val)), 4))
     return row
+
+
+def chunks() -> dict[str, Any]:
+    """Shares of the examples; of those of running text where sections and sentences are meant."""
+    row: dict[str, Any] = {}
+    tokenizer = open_tokenizer(tokenizer_folder("tiny"))
+    for name, settings in (("", {}), ("2048_", {"chunk_size": 8000, "max_tokens": 2048}), ("4096_", {"chunk_size": 16000, "max_tokens": 4096})):
+        shape = PrepareConfig(**settings)
+        with _prepared(**settings) as out:
+            train = list(read_examples(out / "train.jsonl"))
+            examples = train + list(read_examples(out / "val.jsonl"))
+            sequences = [read_sequences(out / file, tokenizer, shape.max_tokens) for file in ("train.jsonl", "val.jsonl")]
+            texts = {path.stem: path.read_text(encoding="utf-8") for path in (out / "text").iterdir()}
+        running = [e for e in examples if e.span]
+        row |= {
+            f"{name}examples": len(examples),
+            f"{name}over_characters": sum(len(e.text) > shape.chunk_size for e in running),
+            f"{name}over_tokens": sum(s.split for s in sequences),
+            f"{name}tokens_each": round(sequences[0].tokens / len(sequences[0])),
+            f"{name}end_on_heading": _share(e.text.rpartition("\n")[2].startswith("#") for e in running),
+            f"{name}end_on_sentence": _share(e.text[-1] in CLOSES for e in running),
+            f"{name}start_on_sentence": _share(_begins(texts[e.paper], e.span[0]) for e in running if e.span),
+            f"{name}true_ends": sum(e.end for e in train),
+            f"{name}true_ends_with_eos": sum(e.end and int(s.ids[-1]) == tokenizer.eos for e, s in zip(train, sequences[0].items, strict=True)),
+            f"{name}whole_sections": _share(e.end and not e.prompt.endswith(GAP) for e in running),
+            f"{name}padding_when_packed": _padding(sequences[0]),
+        }
+    return row
+
+
+def _share(of: Iterable[bool]) -> float:
+    each = list(of)
+    return round(sum(each) / len(each), 5)
+
+
+def _begins(text: str, start: int) -> bool:
+    """Whether a sentence may begin here: a paragraph does, or a sentence has just ended."""
+    before = text[:start].rstrip(" ")
+    return not before or before[-1] == "\n" or before[-1] in CLOSES
+
+
+def _padding(sequences: Sequences) -> float:
+    """The share of what the packed micro-batches of an epoch hold that is no token of an example."""
+    import torch
+
+    from papertune.base import open_base
+    from papertune.train.batches import Stream
+    from papertune.train.fast.packing import pack
+    from papertune.train.fast.shape import shape_of
+
+    shape, stream = shape_of(open_base("tiny")), Stream(sequences, 0)
+    steps = [stream.take(k, min(4, len(sequences) - k)) for k in range(0, len(sequences), 4)]
+    packed = sum(len(pack(step, shape, torch.device("cpu"), 0)) for step in steps)
+    return round(1 - sequences.tokens / packed, 5)
+
+
+def tokens() -> dict[str, Any]:
+    """Ids against SentencePiece's, counts against ids."""
+    from sentencepiece import SentencePieceProcessor
+
+    folder = tokenizer_folder("tiny")
+    ours, theirs = open_tokenizer(folder), SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+    draw = random.Random(7)
+    papers = [block for text in real_papers().values() for block in text.split("\n\n")]
+    alphabet = [
+        *papers[1][:200],
+        *"  \t\n\r\u00a0\u2009\u200b\u00ad\ufb01▁éßΩμ–—’“…中ا😀𝕏\x00\ufffd",
+        "  ",
+        "<s>",
+        "</s>",
+        "<0x0A>",
+        "e\u0301",
+        "## ",
+        "…\n\n",
+    ]
+    fuzzed = [
+        "".join(chr(draw.randrange(1, 0xD800)) if draw.random() < 0.1 else draw.choice(alphabet) for _ in range(draw.randint(0, 40)))
+        for _ in range(100_000)
+    ]
+    strings = papers + fuzzed
+    with _prepared() as out:
+        whole = list(read_manifest(out / "dataset.json")[1].values())[-1]["files"]["train.jsonl"]["tokens"]
+        read = read_sequences(out / "train.jsonl", ours, 512).tokens
+    return {
+        "paragraphs": len(papers),
+        "fuzzed": len(fuzzed),
+        "id_differences": sum(ours.encode(text) != theirs.encode(text) for text in strings),
+        "counted_above_read": round(whole / read - 1, 5),
+    }
 
 
 def _grams(text: str) -> Iterator[int]:
@@ -143,7 +255,7 @@ def _grams(text: str) -> Iterator[int]:
     return (hash(tuple(words[k : k + 13])) for k in range(len(words) - 12))
 
 
-def duplicates(_args: argparse.Namespace) -> dict[str, Any]:
+def duplicates() -> dict[str, Any]:
     draw = random.Random(5)
     with tempfile.TemporaryDirectory() as scratch:
         write_corpus(Path(scratch), papers=135, megabytes=6)
@@ -199,7 +311,7 @@ def _intersections(full: list[Hashes]) -> tuple[np.ndarray, np.ndarray]:
     return both, np.array([len(hashes) for hashes in full], dtype=float)
 
 
-def sentences(_args: argparse.Namespace) -> dict[str, Any]:
+def sentences() -> dict[str, Any]:
     right = wrong = missed = total = 0
     for paper, blocks in json.loads(LABELS.read_text()).items():
         main_text = json.loads((TRUTH / f"{paper}.json").read_text(encoding="utf-8"))["main"]
@@ -212,7 +324,7 @@ def sentences(_args: argparse.Namespace) -> dict[str, Any]:
     return {"stops": total, "ends": right + missed, "wrong": wrong, "missed": missed, "f1": round(2 * right / (2 * right + wrong + missed), 4)}
 
 
-def references(_args: argparse.Namespace) -> dict[str, Any]:
+def references() -> dict[str, Any]:
     row: dict[str, Any] = {}
     for name, heading in (("heading", 1), ("plain_line", 0), ("no_heading", None)):
         taken = entries = lost = running = 0
@@ -233,8 +345,10 @@ def references(_args: argparse.Namespace) -> dict[str, Any]:
     return row
 
 
+@cache
 def _reference_list(pdf: Path) -> list[str]:
-    """The entries under the last heading "References" of a PDF's text; what stands after them on the last pages comes along."""
+    """The entries under the last heading "References" of a PDF's text. What stands on the last pages after them is cut off where the last entry
+    would become the longest."""
     import pypdfium2
 
     document = pypdfium2.PdfDocument(pdf)
@@ -245,7 +359,10 @@ def _reference_list(pdf: Path) -> list[str]:
         if re.match(r"\s*\[?\d{1,3}[.\])]?\s+[A-Z]", line):
             entries.append([])
         entries[-1].append(line.strip())
-    return [entry for entry in (re.sub(r"\s+", " ", " ".join(lines)).strip() for lines in entries) if len(entry) > 20]
+    listed = [entry for entry in (re.sub(r"\s+", " ", " ".join(lines)).strip() for lines in entries) if len(entry) > 20]
+    if len(listed) > 1:
+        listed[-1] = listed[-1][: max(map(len, listed[:-1]))]
+    return listed
 
 
 def record(kind: str, row: dict[str, Any]) -> None:

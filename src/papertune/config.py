@@ -19,6 +19,7 @@ from papertune.errors import BadValue, UnknownSetting
 PDF_ENGINES = ("auto", "fast", "docling", "pypdf", "pdfplumber")
 QUANTS = ("Q4_K_M", "Q4_K_S", "Q5_K_M", "Q5_K_S", "Q6_K", "Q8_0", "Q4_0", "Q5_0", "F16", "BF16")
 TRAIN_ENGINES = ("auto", "fast", "reference")
+MIX = ("section=0.3", "next=0.1", "outline=1")
 SEVEN_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -102,9 +103,12 @@ class PrepareConfig(Config):
     val_ratio: float = setting(0.05, "Share of chunks that goes to validation, whole papers at a time", above=0, most=0.5)
     max_samples: int | None = setting(None, "Cap the number of training samples", least=1)
     max_tokens: int = setting(512, "Tokens per example with everything the model reads (as --max-seq-len of training)", least=64)
-    contents: bool = setting(False, "Also learn to write a paper's table of contents from its title, as papertune write asks for it")
+    mix: tuple[str, ...] = setting(MIX, "Shares of sections learnt after the paper so far (section) or with their heading (next), and of outlines")
+    replay: Path | None = setting(None, "General text to mix in against forgetting: a .txt (documents parted by lines of U+001E) or .jsonl")
+    replay_share: float = setting(0.1, "Share of the training tokens that is general text, with --replay", above=0, most=0.5)
     tokenizer: str = setting("tiny", "Base model whose tokens are counted: a local folder or hub name; tiny has Mistral's tokenizer")
     gpu: str = setting("", 'GPU the training time is estimated for, such as "RTX 3070"; empty: the one found')
+    trained: Path = setting(Path("./lora_output"), "Output folder of Step 3: once 20 steps have run there, their speed replaces the estimate")
     workers: int = setting(0, "Papers prepared at the same time; 0: one a core", least=0)
     seed: int = setting(0, "Seed of the split and of the order of the examples", least=0)
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import re
 from pathlib import Path
 
 import pytest
 
+from papertune import prompts
 from papertune.base import open_base
 from papertune.config import PrepareConfig
 from papertune.dataset.stage import run
-from papertune.errors import FolderMissing, NoInputFiles, TooFewPapers
-from papertune.events import Report, Started, Unit
+from papertune.errors import BadDataset, BadValue, FolderMissing, NoInputFiles, TooFewPapers
+from papertune.events import Notice, Report, Started, Unit
 from papertune.manifest import read_manifest
 from papertune.records import Example, read_examples
 from papertune.tokenizer import open_tokenizer
@@ -26,6 +28,11 @@ def prepare(folder: Path, out: Path, **settings: object) -> Report:
 
 def examples(out: Path, name: str = "train.jsonl") -> list[Example]:
     return list(read_examples(out / name))
+
+
+def running_text(found: list[Example]) -> list[Example]:
+    """All but outlines and general text."""
+    return [e for e in found if e.span]
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +74,7 @@ def test_every_example_fits_both_caps(papers: Path, tmp_path: Path, size: int, m
 
 
 def test_the_text_is_the_files_own_at_its_span(papers: Path, dataset: Path) -> None:
-    for example in examples(dataset):
+    for example in running_text(examples(dataset)):
         start, end = example.span or (0, 0)
         assert (papers / f"{example.paper}.txt").read_text(encoding="utf-8")[start:end] == example.text
 
@@ -105,23 +112,23 @@ def test_the_prompt_names_title_and_headings_and_marks_a_gap(tmp_path: Path) -> 
     body = "The river was measured twice a day in every season of the year. " * 12
     (folder / "a.txt").write_text(f"# On rivers\n\n## Methods\n\n### Sampling\n\n{body}\n\n## Results\n\n{body}\n")
     (folder / "b.txt").write_text("# On lakes\n\nLakes are still, and nobody has measured them yet.\n")
-    prepare(folder, tmp_path, chunk_size=500, overlap=50)
+    prepare(folder, tmp_path, chunk_size=500, overlap=50, mix=("continuation",))
     prompts = [e.prompt for e in examples(tmp_path) + examples(tmp_path, "val.jsonl") if e.paper == "a"]
     assert prompts[0] == "# On rivers\n\n## Methods\n\n### Sampling\n\n"
     assert prompts[1] == "# On rivers\n\n## Methods\n\n### Sampling\n\n…\n\n"
     assert "# On rivers\n\n## Results\n\n" in prompts
 
 
-def test_tables_of_contents_are_learnt_when_asked_for(papers: Path, dataset: Path, tmp_path: Path) -> None:
-    prepare(papers, tmp_path, contents=True)
+def test_outlines_are_learnt_when_asked_for(papers: Path, tmp_path: Path) -> None:
+    prepare(papers, tmp_path, mix=("outline",))
     everything = examples(tmp_path) + examples(tmp_path, "val.jsonl")
-    tables = [e for e in everything if e.id.endswith("#contents")]
+    tables = [e for e in everything if e.id.endswith("#outline")]
     assert len(tables) == 40
-    assert tables[0].prompt.startswith("# On ")
-    assert tables[0].prompt.endswith("\n\n## Contents\n\n")
+    assert all(e.prompt.startswith("# On ") and e.prompt.endswith("\n\n## Contents\n\n") for e in tables)
+    assert 0 < sum("\n\n## Abstract\n\n" in e.prompt for e in tables) < 40
     assert tables[0].text == "1. Introduction\n2. Methods\n3. Results\n4. Discussion\n5. Conclusions"
     assert tables[0].end
-    assert len(everything) - 40 == len(examples(dataset) + examples(dataset, "val.jsonl"))
+    assert {e.id for e in everything} >= {f"{path.stem}#outline" for path in papers.glob("*.txt")}
 
 
 def test_end_is_said_only_where_a_section_ends(papers: Path, dataset: Path) -> None:
@@ -156,6 +163,18 @@ def test_the_bytes_do_not_depend_on_the_workers(papers: Path, dataset: Path, tmp
         assert (tmp_path / name).read_bytes() == (dataset / name).read_bytes()
 
 
+def test_long_form_keeps_sections_whole_and_tells_what_it_takes(papers: Path, dataset: Path, tmp_path: Path) -> None:
+    said: list[object] = []
+    run(PrepareConfig(input_dir=papers, output_dir=tmp_path / "short", max_tokens=2048), on_event=said.append)
+    assert any(isinstance(e, Notice) and "--chunk-size 8192" in e.text for e in said)
+    report = prepare(papers, tmp_path / "long", max_tokens=2048, chunk_size=8192)
+    assert report.next_command == "papertune train --max-seq-len 2048"
+    whole = [e.end and not e.prompt.endswith(prompts.GAP) for e in running_text(examples(tmp_path / "long"))]
+    short = [e.end and not e.prompt.endswith(prompts.GAP) for e in running_text(examples(dataset))]
+    assert sum(whole) == len(whole) > 0
+    assert sum(short) < len(short)
+
+
 def test_another_seed_is_another_split(papers: Path, dataset: Path, tmp_path: Path) -> None:
     prepare(papers, tmp_path, seed=1)
     assert {e.paper for e in examples(tmp_path, "val.jsonl")} != {e.paper for e in examples(dataset, "val.jsonl")}
@@ -178,6 +197,25 @@ def test_the_time_is_printed_last_and_called_an_estimate(papers: Path, tmp_path:
     assert "estimate" in figure
     assert "RTX 3070" in figure
     assert report.next_command == "papertune train"
+    said = dict(report.closing)
+    assert "optimiser steps" in said["Training"]
+    assert "GB are free here" in said["Disk for the next steps"]
+
+
+def test_twenty_steps_of_training_replace_the_estimate(papers: Path, dataset: Path, tmp_path: Path) -> None:
+    final = tmp_path / "lora" / "final"
+    final.mkdir(parents=True)
+    (final / "adapter_config.json").write_text('{"base_model_name_or_path": "some/model"}')
+    events = [json.dumps({"event": "step", "step": k, "tokens_per_second": 100.0 + k}) for k in range(1, 22)]
+    tokens = list(read_manifest(dataset / "dataset.json")[1].values())[-1]["files"]["train.jsonl"]["tokens"]
+    for count, extra, said in ((19, '{"torn', "Estimated training time"), (21, '{"event": "checkpoint", "step": 21}', "Training time")):
+        (final.parent / "events.jsonl").write_text("\n".join([*events[:count], extra]) + "\n")
+        name, figure = prepare(papers, dataset, trained=final.parent).closing[-1]
+        assert name == said
+    assert "measured: 111 tokens/s, median of 21 steps" in figure
+    assert "some/model" in figure
+    assert f"{round(tokens / 111 / 60)} min an epoch" in figure
+    assert prepare(papers, dataset, trained=final.parent, gpu="RTX 3070").closing[-1][0] == "Estimated training time"
 
 
 def test_the_manifest_leads_back_to_the_papers(papers: Path, dataset: Path) -> None:
@@ -200,6 +238,7 @@ def test_pages_and_source_come_from_the_sidecar(tmp_path: Path) -> None:
     prepare(folder, tmp_path)
     found = [e for e in examples(tmp_path) + examples(tmp_path, "val.jsonl") if e.paper == "paper-00"]
     assert {(e.source, e.sha256) for e in found} == {("p.pdf", "ab")}
+    found = running_text(found)
     assert found[0].pages
     assert found[0].pages[0] == 2
     assert all(a.pages <= b.pages for a, b in itertools.pairwise(found))
@@ -265,6 +304,24 @@ def test_what_is_left_out_is_counted_by_reason(tmp_path: Path) -> None:
     assert "http" not in page.replace("http-equiv", "")
 
 
+def test_the_pages_hold_no_markup_of_the_papers_and_fetch_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "text"
+    write_papers(folder, count=3, seed=7)
+    text = (folder / "paper-00.txt").read_text()
+    hostile = "<script>alert(1)</script> | [x](http://a.b) `code` <img src=//a.b/c>"
+    (folder / "a|<b>[c]`.txt").write_text(f"# {hostile}\n\n" + text.split("\n\n", 1)[1].replace(". ", f". {hostile} "))
+    prepare(folder, tmp_path, val_ratio=0.5, replay=general_file(tmp_path, GENERAL))
+    page, card = (tmp_path / "report.html").read_text(), (tmp_path / "dataset_card.md").read_text()
+    markup = re.sub(r"<(/?)(html|body|meta|title|style|h[1-3]|table|t[rdh]|p|pre|span|svg|rect|text)\b[^<>]*>|<!doctype html>", "", page)
+    assert "<" not in markup
+    assert "default-src 'none'" in page
+    assert not re.findall(r"<[^>]*(?:src|href)=", page)
+    assert "<" not in card
+    assert all(line.count(" | ") in (1, 2, 3) for line in card.splitlines() if line.startswith("| "))
+    assert "General text" in page
+    assert "general.txt" in card
+
+
 def test_every_paper_is_reported_as_it_is_finished(papers: Path, tmp_path: Path) -> None:
     events: list[object] = []
     run(PrepareConfig(input_dir=papers, output_dir=tmp_path), on_event=events.append)
@@ -287,3 +344,119 @@ def test_wrong_folders_are_refused(tmp_path: Path) -> None:
         prepare(tmp_path / "absent", tmp_path / "out")
     with pytest.raises(NoInputFiles):
         prepare(tmp_path, tmp_path / "out")
+
+
+GENERAL = [f"The tram to Old Town {k} leaves at noon. People read the paper on it, and Old Town {k} is small. " * 8 for k in range(60)]
+
+
+def general_file(folder: Path, texts: list[str]) -> Path:
+    path = folder / "general.txt"
+    path.write_text("\n\x1e\n".join(texts) + "\n", encoding="utf-8")
+    return path
+
+
+def test_replay_has_its_share_of_the_training_tokens_and_no_place_in_validation(papers: Path, dataset: Path, tmp_path: Path) -> None:
+    general = general_file(tmp_path, GENERAL)
+    report = prepare(papers, tmp_path / "out", replay=general, replay_share=0.05)
+    assert any(name == "General text" and "of the tokens" in figure for name, figure in report.summary)
+    train = examples(tmp_path / "out")
+    replayed = [e for e in train if not e.paper]
+    assert [e for e in train if e.paper] == examples(dataset)
+    assert (tmp_path / "out" / "val.jsonl").read_bytes() == (dataset / "val.jsonl").read_bytes()
+    assert {e.source for e in replayed} == {"general.txt"}
+    assert all(e.text in " ".join(GENERAL) and not e.prompt for e in replayed)
+    assert len({e.id for e in train}) == len(train)
+    tokenizer = open_tokenizer(open_base("tiny").folder)
+    sizes = {e.id: len(tokenizer.encode(e.prompt + e.text)) + 2 for e in train}
+    assert sum(sizes[e.id] for e in replayed) / sum(sizes.values()) == pytest.approx(0.05, abs=0.003)
+    assert not prepare(papers, tmp_path / "again", replay=general, replay_share=0.05).fresh
+    assert (tmp_path / "again" / "train.jsonl").read_bytes() == (tmp_path / "out" / "train.jsonl").read_bytes()
+    assert prepare(papers, tmp_path / "out", replay=general, replay_share=0.05).fresh
+    general_file(tmp_path, GENERAL[1:])
+    assert not prepare(papers, tmp_path / "out", replay=general, replay_share=0.05).fresh
+
+
+def test_replay_counts_within_the_cap_on_samples_and_says_when_it_runs_short(papers: Path, tmp_path: Path) -> None:
+    general = general_file(tmp_path, GENERAL)
+    prepare(papers, tmp_path / "out", replay=general, max_samples=100, replay_share=0.2)
+    train = examples(tmp_path / "out")
+    assert 90 < len(train) <= 100
+    assert sum(not e.paper for e in train) >= 15
+    said: list[object] = []
+    run(PrepareConfig(input_dir=papers, output_dir=tmp_path / "short", replay=general_file(tmp_path, GENERAL[:1])), on_event=said.append)
+    assert any(isinstance(e, Notice) and "all of it is used" in e.text for e in said)
+
+
+def test_replayed_text_from_a_validation_paper_is_left_out(papers: Path, dataset: Path, tmp_path: Path) -> None:
+    held_out = sorted({e.paper for e in examples(dataset, "val.jsonl")})
+    leak = [(papers / f"{name}.txt").read_text(encoding="utf-8") for name in held_out]
+    said: list[object] = []
+    settings = PrepareConfig(input_dir=papers, output_dir=tmp_path, replay=general_file(tmp_path, [*leak, *GENERAL]), replay_share=0.5)
+    run(settings, on_event=said.append)
+    assert {e.text for e in running_text(examples(tmp_path, "val.jsonl"))}.isdisjoint(e.text for e in examples(tmp_path))
+    assert any(isinstance(e, Notice) and f"{len(leak)} passages" in e.text for e in said)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"), [("g.jsonl", b'{"words": "x"}\n', "byte 0"), ("g.txt", b"", "no text"), ("absent.txt", None, "read")]
+)
+def test_a_replay_file_that_cannot_be_used_is_refused(papers: Path, tmp_path: Path, name: str, content: bytes | None, said: str) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(BadDataset, match=said):
+        prepare(papers, tmp_path / "out", replay=tmp_path / name)
+
+
+def test_a_long_document_and_json_lines_are_replayed_in_passages(papers: Path, tmp_path: Path) -> None:
+    (tmp_path / "book.txt").write_text("\n\n".join(GENERAL * 20), encoding="utf-8")
+    (tmp_path / "many.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in GENERAL), encoding="utf-8")
+    for name in ("book.txt", "many.jsonl"):
+        prepare(papers, tmp_path / name[:4], replay=tmp_path / name, replay_share=0.05)
+        replayed = [e for e in examples(tmp_path / name[:4]) if not e.paper]
+        assert replayed
+        assert sum(e.end for e in replayed) == (0 if name == "book.txt" else len({e.text for e in replayed}))
+
+
+def test_sections_are_learnt_after_the_paper_so_far_as_it_is_written(papers: Path, tmp_path: Path) -> None:
+    prepare(papers, tmp_path, mix=("section",))
+    tokenizer = open_tokenizer(open_base("tiny").folder)
+    seen = 0
+    for example in examples(tmp_path) + examples(tmp_path, "val.jsonl"):
+        if example.prompt.endswith("## Results\n\n"):
+            text = (papers / f"{example.paper}.txt").read_text(encoding="utf-8")
+            title = text.split("\n", 1)[0][2:]
+            before = [part.split("\n\n", 1) for part in text[: text.index("## Results")].split("\n\n## ")[1:]]
+            sections = [(name, body.strip()) for name, body in before]
+            count = lambda words: len(tokenizer.encode(words))  # noqa: E731
+            assert example.prompt == prompts.section(title, sections, ("Results",), "", room=128, count=count)
+            seen += "## Abstract\n\n" in example.prompt
+    assert seen
+
+
+def test_a_section_is_learnt_with_its_heading_after_the_one_before(papers: Path, tmp_path: Path) -> None:
+    prepare(papers, tmp_path, mix=("next",))
+    everything = examples(tmp_path) + examples(tmp_path, "val.jsonl")
+    methods = [e for e in everything if e.text.startswith("## Methods\n\n")]
+    assert len(methods) > 20
+    for example in methods:
+        text = (papers / f"{example.paper}.txt").read_text(encoding="utf-8")
+        assert text[slice(*example.span)] == example.text
+        opening, _, end = example.prompt.partition("## Introduction\n\n")
+        assert opening == text.split("\n", 1)[0] + "\n\n"
+        assert text[: text.index("## Methods")].endswith(end.removeprefix("…\n\n"))
+
+
+@pytest.mark.parametrize("mix", ["next=2", "section=x", "letters=0.1", "section=0.6,next=0.6"])
+def test_a_mix_that_cannot_be_is_refused(papers: Path, tmp_path: Path, mix: str) -> None:
+    with pytest.raises(BadValue, match="--mix"):
+        prepare(papers, tmp_path, mix=tuple(mix.split(",")))
+
+
+def test_running_text_is_learnt_once_whatever_the_mix(papers: Path, tmp_path: Path) -> None:
+    for name, mix in (("plain", "continuation"), ("mixed", "section=0.5,next=0.5")):
+        prepare(papers, tmp_path / name, mix=tuple(mix.split(",")), overlap=0)
+        spans: dict[str, int] = {}
+        for example in examples(tmp_path / name) + examples(tmp_path / name, "val.jsonl"):
+            assert example.span
+            assert example.span[0] >= spans.get(example.paper, 0)
+            spans[example.paper] = example.span[1]

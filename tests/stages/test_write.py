@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from papertune import prompts
 from papertune.base import open_base
 from papertune.config import ExportConfig, WriteConfig
 from papertune.errors import BadValue, CannotWrite, OllamaUnavailable, SettingsChanged
@@ -23,7 +24,6 @@ from papertune.export import stage as export
 from papertune.ollama import Ollama, address
 from papertune.records import Example
 from papertune.sampling import Sampling
-from papertune.write.context import prompt
 from papertune.write.guard import Guard
 from papertune.write.stage import run
 from tests.adapters import random_adapter
@@ -99,11 +99,11 @@ def test_prompts_are_in_the_format_of_training_and_fit_the_context(config: Calla
 
 def test_the_prompt_carries_headings_first_sentences_and_the_end_of_the_section_before() -> None:
     before = [("One", "First words here. Second words."), ("Two", "Alpha words. Beta words. Gamma words.")]
-    made = prompt("T", before, "Three", "Begun already.", room=1000, count=len)
+    made = prompts.section("T", before, ("Three",), "Begun already.", room=1000, count=len)
     assert made == "# T\n\n## One\n\nFirst words here.\n\n…\n\n## Two\n\nAlpha words. Beta words. Gamma words.\n\n## Three\n\nBegun already."
     for room in range(40, 140, 7):
-        assert len(prompt("T", before, "Three", "Begun already.", room=room, count=len)) <= room
-    assert prompt("T", before, "Three", "Begun already. And on.", room=36, count=len) == "# T\n\n## Three\n\n…\n\nAnd on."
+        assert len(prompts.section("T", before, ("Three",), "Begun already.", room=room, count=len)) <= room
+    assert prompts.section("T", before, ("Three",), "Begun already. And on.", room=36, count=len) == "# T\n\n## Three\n\n…\n\nAnd on."
 
 
 @pytest.mark.parametrize(

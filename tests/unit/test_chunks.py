@@ -43,7 +43,7 @@ def flow(text: str) -> Flow:
 @given(TEXT, st.integers(0, 150))
 def test_chunks_fit_and_follow_one_another(text: str, overlap: int) -> None:
     made = flow(text)
-    chunks = list(cut(made, size=SIZE, overlap=overlap, room=lambda _section, _inside: MOST))
+    chunks = list(cut(made, overlap=overlap, room=lambda _section, _inside: (SIZE, MOST)))
     at = 0
     for chunk in chunks:
         written = made.text[made.starts[chunk.first] : made.ends[chunk.last - 1]]
@@ -80,6 +80,6 @@ def test_a_chunk_does_not_end_on_a_line_that_leads_on() -> None:
     sentence = "The water was measured in the morning. "
     text = f"{sentence * 4}\n\nStatistical analysis\n\n{sentence * 4}"
     made = flow(text)
-    chunks = [made.text[made.starts[c.first] : made.ends[c.last - 1]] for c in cut(made, size=190, overlap=0, room=lambda *_: 100)]
+    chunks = [made.text[made.starts[c.first] : made.ends[c.last - 1]] for c in cut(made, overlap=0, room=lambda *_: (190, 100))]
     assert len(chunks) > 1
     assert not any(chunk.endswith("Statistical analysis") for chunk in chunks)

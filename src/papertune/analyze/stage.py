@@ -23,10 +23,10 @@ from papertune.extract import stage as extraction
 from papertune.extract.discover import SUFFIXES, discover
 from papertune.files import make_folder, sha256_of, write_text
 from papertune.manifest import Manifest, key_of
+from papertune.prompts import SENTENCE
 from papertune.records import Document
 from papertune.sampling import Sampling
 from papertune.training_text import pages_in_words
-from papertune.write.context import SENTENCE
 from papertune.write.guard import Guard
 from papertune.write.section import Section
 from papertune.writers import Writer, open_writer

@@ -2,7 +2,7 @@
 
 A chunk takes whole sentences up to the caps in characters and tokens. It rather ends where a section ends (if at least half full), else
 where a paragraph ends (if three quarters full), and does not leave a small rest of a section for the next chunk. A chunk that goes on in
-the middle of a section repeats the last whole sentences of the one before, up to ``overlap`` characters.
+the middle of a section repeats the last whole sentences of the one before, up to ``overlap`` characters, but never its beginning.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Chunk:
     tokens: int
 
 
-def cut(flow: Flow, *, size: int, overlap: int, room: Callable[[int, bool], int]) -> Iterator[Chunk]:
-    """Chunks of at most ``size`` characters. ``room(section, inside)`` is how many tokens of text fit in a chunk that starts there.
+def cut(flow: Flow, *, overlap: int, room: Callable[[int, bool], tuple[int, int]]) -> Iterator[Chunk]:
+    """The chunks. ``room(section, inside)`` is how many characters and tokens of text fit in a chunk that starts there.
 
     A single sentence is always taken, so every sentence must fit alone (``flow_of`` sees to it).
     """
@@ -40,10 +40,10 @@ def cut(flow: Flow, *, size: int, overlap: int, room: Callable[[int, bool], int]
     start = 0
     while start < len(flow):
         section = flow.section[start]
-        inside = start > 0 and flow.section[start - 1] == section
-        most = room(section, inside)
+        inside = flow.inside(start)
+        size, most = room(section, inside)
         first = start
-        while inside and first > 0 and flow.section[first - 1] == section and flow.ends[start - 1] - flow.starts[first - 1] <= overlap:
+        while flow.inside(first) and flow.inside(first - 1) and flow.ends[start - 1] - flow.starts[first - 1] <= overlap:
             first -= 1
         while first < start and not _fits(flow, spent, first, start + 1, size, most):
             first += 1

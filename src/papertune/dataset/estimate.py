@@ -3,11 +3,18 @@
 LoRA training of a model with N parameters takes 4 N operations a token (forward, and backward for the activations; the frozen weights need no
 gradient), 6 N when activations are computed again to save memory. The range's ends are the two engines measured on a slice of an H200 as
 wide as an RTX 3070: the fast one at its best (no recomputation, 80 % of the peak) and the reference one (recomputation, 33 % of it).
+
+Once training has taken some steps on this machine, the speed it wrote into ``events.jsonl`` is worth more than any formula.
 """
 
 from __future__ import annotations
 
+import json
+import statistics
 from dataclasses import dataclass
+from pathlib import Path
+
+from papertune.adapter import CONFIG
 
 PARAMETERS = 7.24e9  # Mistral-7B
 STAND_IN = "RTX 3070"
@@ -20,6 +27,14 @@ _PEAK = {
     "RTX 4060": 30.2, "RTX 4060 Ti": 44.1, "RTX 4070": 58.3, "RTX 4080": 97.5, "RTX 4090": 165.2,
     "T4": 65.0, "V100": 125.0, "A10": 125.0, "A10G": 70.0, "L4": 121.0, "A40": 149.7, "A100": 312.0, "L40S": 362.0, "H100": 989.0, "H200": 989.0,
 }  # fmt: skip
+
+
+# Bytes on disk that the next steps take with the defaults: the download, two checkpoints and a third being written, best and final, the Q4_K_M file.
+_LORA = 41.9e6  # weights of rank 16 on all seven projections
+DISK = {"base model": 14.5e9, "checkpoints": _LORA * (3 * (4 + 2) + 2 * 4), "GGUF": 4.4e9}
+
+_FEWEST = 20  # steps that make a measurement
+_LATEST = 200  # steps that are looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +53,64 @@ class Estimate:
         return f"{times}{more} on {where} with Mistral-7B (an estimate, not a measurement)"
 
 
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Tokens a second that training reached in ``folder``: the median of its last ``steps`` steps. ``model`` is "" when not known."""
+
+    folder: Path
+    steps: int
+    tokens_per_second: float
+    model: str
+
+    def words(self, tokens: int, epochs: int) -> str:
+        hours = tokens / self.tokens_per_second / 3600
+        more = f", {_range(hours * epochs, hours * epochs)} for {epochs} epochs" if epochs > 1 else ""
+        where = f"median of {self.steps} steps in {self.folder}" + (f", {self.model}" if self.model else "")
+        return f"{_range(hours, hours)} an epoch{more} (measured: {self.tokens_per_second:,.0f} tokens/s, {where})"
+
+
 def estimate(tokens: int, gpu: str) -> Estimate:
     """For one pass over so many tokens on the card of this name (``""``: none); an unknown card is taken as an RTX 3070."""
     known = _known(gpu)
     peak = _PEAK[known or STAND_IN] * 1e12
     seconds = tuple(tokens * PARAMETERS / (share * peak) for share in (_FAST, _REFERENCE))
     return Estimate(known or STAND_IN, bool(known), (seconds[0] / 3600, seconds[1] / 3600))
+
+
+def measured(folder: Path) -> Speed | None:
+    """What ``events.jsonl`` in the output folder of training says; None until 20 steps have run there. A line that cannot be read is skipped."""
+    try:
+        lines = (folder / "events.jsonl").read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return None
+    speeds = [speed for line in lines if (speed := _speed(line))][-_LATEST:]
+    if len(speeds) < _FEWEST:
+        return None
+    return Speed(folder, len(speeds), statistics.median(speeds), _model(folder))
+
+
+def work(examples: int, tokens: int, batch: int) -> str:
+    """One epoch in words: tokens, optimiser steps of ``batch`` examples, floating-point operations without and with recomputation."""
+    low, high = (factor * PARAMETERS * tokens / 1e15 for factor in (4, 6))
+    return f"{tokens:,} tokens, {-(-examples // batch):,} optimiser steps, {low:,.0f} to {high:,.0f} PFLOP an epoch with Mistral-7B"
+
+
+def _speed(line: str) -> float:
+    try:
+        event = json.loads(line)
+        return float(event["tokens_per_second"]) if event["event"] == "step" else 0.0
+    except (ValueError, KeyError, TypeError):
+        return 0.0
+
+
+def _model(folder: Path) -> str:
+    """The base model named by an adapter in the folder, "" when there is none yet."""
+    for config in [folder / "final" / CONFIG, *sorted(folder.glob(f"*/{CONFIG}"))]:
+        try:
+            return str(json.loads(config.read_text(encoding="utf-8"))["base_model_name_or_path"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return ""
 
 
 def _known(gpu: str) -> str:

@@ -27,7 +27,8 @@ class Flow:
 
     ``starts``, ``ends``: offsets in ``text``. ``tokens``: what the sentence costs alone. ``glue``: what it costs more when something stands
     before it in a chunk (blank line, headings). ``section``: number of its section. ``opens``: it begins a paragraph. ``leads``: it is a
-    line such as "Statistical analysis" that leads to what follows. ``paths``: the headings above each section.
+    line such as "Statistical analysis" that leads to what follows. ``paths``: the headings above each section, ``heads``: where the first of
+    them that is new stands in ``text``, or the section's first sentence, ``firsts``: that sentence's number.
     """
 
     text: str = ""
@@ -39,14 +40,24 @@ class Flow:
     opens: list[bool] = field(default_factory=list)
     leads: list[bool] = field(default_factory=list)
     paths: list[Path] = field(default_factory=list)
+    heads: list[int] = field(default_factory=list)
+    firsts: list[int] = field(default_factory=list)
     _blocks: list[tuple[int, Block]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.starts)
 
+    def sentence(self, k: int) -> str:
+        return self.text[self.starts[k] : self.ends[k]]
+
+    def inside(self, k: int) -> bool:
+        """Whether sentence ``k`` is not the first of its section."""
+        return k > 0 and self.section[k - 1] == self.section[k]
+
     def replace(self, k: int, pieces: list[Piece]) -> None:
         """Puts several pieces in the place of sentence ``k``."""
         more = len(pieces) - 1
+        self.firsts = [first + more * (first > k) for first in self.firsts]
         self.starts[k : k + 1] = [start for start, _, _ in pieces]
         self.ends[k : k + 1] = [end for _, end, _ in pieces]
         self.tokens[k : k + 1] = [tokens for _, _, tokens in pieces]
@@ -66,7 +77,7 @@ class Flow:
         """First and last page of ``text[start:end]``; None when any part is of an unknown page."""
         first = bisect_right(self._blocks, start, key=_offset) - 1
         last = bisect_right(self._blocks, end - 1, key=_offset)
-        pages = [block.pages for _, block in self._blocks[first:last]]
+        pages = [block.pages for _, block in self._blocks[first:last] if not block.level]
         known = [p for p in pages if p is not None]
         return (min(p[0] for p in known), max(p[1] for p in known)) if known and len(known) == len(pages) else None
 
@@ -83,21 +94,25 @@ def flow_of(blocks: Iterable[Block], count: TokenCounter, longest: int, most_tok
     flow = Flow()
     parts: list[str] = []
     at = 0
-    path: list[tuple[int, str]] = []
+    path: list[tuple[int, str, int]] = []  # level, words and place of each heading above
+    behind = 0  # the end of the section before
     lead = ""  # what stands between the sentence before and the one to come
     fresh = True  # a section begins
     for block in blocks:
         if block.level:
             while path and path[-1][0] >= block.level:
                 path.pop()
-            path.append((block.level, block.text))
+            path.append((block.level, block.text, at))
+            flow._blocks.append((at, block))
             parts.append("#" * (block.level + 1) + " " + block.text + "\n\n")
             lead += parts[-1]
             at += len(parts[-1])
             fresh = True
             continue
         if fresh:
-            flow.paths.append(tuple(text for _, text in path))
+            flow.paths.append(tuple(text for _, text, _ in path))
+            flow.heads.append(next((place for _, _, place in path if place >= behind), at))
+            flow.firsts.append(len(flow))
             fresh = False
         flow._blocks.append((at, block))
         parts.append(block.text + "\n\n")
@@ -112,6 +127,7 @@ def flow_of(blocks: Iterable[Block], count: TokenCounter, longest: int, most_tok
         flow.leads += [False] * (len(ends) - 1) + [_leads(block.text, starts[-1])]
         lead = ""
         at += len(parts[-1])
+        behind = at
     flow.text = "".join(parts)
     flow.tokens = count.sentences(flow.text, flow.starts, flow.ends)
     for k in range(len(flow) - 1, -1, -1):

@@ -10,13 +10,14 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from papertune.dataset.examples import Shape, examples_of
 from papertune.dataset.filters import sift
 from papertune.dataset.fingerprints import Hashes, letters, paragraph_hash, sample, shingles
 from papertune.dataset.read import Block, read_paper
 from papertune.dataset.tokens import TokenCounter
-from papertune.family import MISTRAL
+from papertune.records import Example
 from papertune.tokenizer import open_tokenizer
 
 
@@ -39,8 +40,8 @@ class Batch:
 class Made:
     """One paper's examples as lines, their lengths in bytes and their tokens; and what the paper is compared by.
 
-    ``size`` is the number of its letters, ``paragraphs`` has (hash, letters) of each, ``dropped`` and ``characters`` count the paragraphs
-    left out and their characters by reason.
+    ``size`` is the number of its letters, ``paragraphs`` and ``letters`` are the hash and the number of letters of each, ``dropped`` and
+    ``characters`` count the paragraphs left out and their characters by reason.
     """
 
     name: str
@@ -52,7 +53,8 @@ class Made:
     lengths: array[int]
     tokens: array[int]
     sample: Hashes
-    paragraphs: list[tuple[int, int]]
+    paragraphs: Hashes
+    letters: NDArray[np.uint32]
     dropped: Counter[str] = field(default_factory=Counter)
     characters: Counter[str] = field(default_factory=Counter)
 
@@ -80,9 +82,9 @@ def _make(path: Path, batch: Batch, drop: Mapping[int, str]) -> Made:
             sifted.drop(block, drop[h])
         else:
             blocks.append(block)
-    pairs = list(examples_of(paper, blocks, batch.shape, _counter(batch.tokenizer), MISTRAL))
+    pairs = list(examples_of(paper, blocks, batch.shape, counter(batch.tokenizer)))
     whole = b"".join(texts)
-    lines = [example.to_json().encode("utf-8", "backslashreplace") + b"\n" for example, _ in pairs]
+    lines = [line_of(example) for example, _ in pairs]
     return Made(
         name=paper.name,
         source=paper.source,
@@ -93,7 +95,8 @@ def _make(path: Path, batch: Batch, drop: Mapping[int, str]) -> Made:
         lengths=array("L", map(len, lines)),
         tokens=array("L", (tokens for _, tokens in pairs)),
         sample=sample(whole),
-        paragraphs=[(h, len(text)) for h, text in zip(hashes, texts, strict=True) if h],
+        paragraphs=np.array([h for h in hashes if h], np.uint64),
+        letters=np.array([len(text) for h, text in zip(hashes, texts, strict=True) if h], np.uint32),
         dropped=sifted.dropped,
         characters=sifted.characters,
     )
@@ -104,6 +107,10 @@ def _letters(blocks: list[Block]) -> list[bytes]:
     return [b"" if block.level else letters(block.text) for block in blocks]
 
 
+def line_of(example: Example) -> bytes:
+    return example.to_json().encode("utf-8", "backslashreplace") + b"\n"
+
+
 @lru_cache(maxsize=1)
-def _counter(folder: Path) -> TokenCounter:
+def counter(folder: Path) -> TokenCounter:
     return TokenCounter(open_tokenizer(folder))

@@ -14,23 +14,29 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from papertune.base import open_base
 from papertune.config import PrepareConfig
 from papertune.dataset.choosing import Choice, choose
 from papertune.dataset.examples import Shape
 from papertune.dataset.filters import REASONS
-from papertune.dataset.making import Batch, make, shingles_of
+from papertune.dataset.fingerprints import Hashes
+from papertune.dataset.making import Batch, counter, line_of, make, shingles_of
+from papertune.dataset.mix import Mix
 from papertune.dataset.outputs import CARD, CODE_VERSION, LEFT_OUT, MANIFEST, PAGE, TRAIN, VAL
+from papertune.dataset.replay import Replay
 from papertune.dataset.report import Contents, card, page
 from papertune.dataset.split import sample, validation_groups
 from papertune.dataset.spread import spread
-from papertune.dataset.writing import Entry, Spool
+from papertune.dataset.writing import Entry, Lines, Spool
 from papertune.device import cores
 from papertune.events import Notice, OnEvent, Started, Unit
 from papertune.files import write_text, writing
 from papertune.manifest import Manifest, read_manifest
 from papertune.records import Example
 
+_FEW, _USUAL = 2, 4  # characters a token: so few that a chunk never gets near its tokens; as in English prose
 _EXTRACTION = ".resume.json"
 _SAMPLES = 6  # examples shown in the report
 _BATCH = 1 << 20  # bytes of text handed to a process at a time
@@ -39,6 +45,13 @@ _SMALL = 6 << 20  # bytes of text that one process makes faster than several wou
 
 def prepare(config: PrepareConfig, files: list[Path], key: str, settings: dict[str, Any], on_event: OnEvent) -> dict[str, Any]:
     """Makes everything from these files; returns the manifest's last item, recorded under ``key``."""
+    if config.chunk_size < _FEW * config.max_tokens:
+        wanted = f"--chunk-size {_USUAL * config.max_tokens}"
+        on_event(
+            Notice(
+                f"Chunks end at {config.chunk_size:,} characters, long before --max-tokens {config.max_tokens:,}; for whole sections add {wanted}."
+            )
+        )
     header = {"step": "prepare", "code": CODE_VERSION, "settings": settings, "extraction": _extraction(config.input_dir)}
     with Manifest(config.output_dir / MANIFEST, header, resume=False) as manifest, Spool(config.output_dir) as spool:
         _make_all(config, files, spool, on_event)
@@ -48,8 +61,10 @@ def prepare(config: PrepareConfig, files: list[Path], key: str, settings: dict[s
         kept = [k for k in range(len(entries)) if k not in choice.left_out and len(entries[k])]
         validation = _validation(entries, kept, choice, config, on_event)
         with writing(config.output_dir / TRAIN) as train_file, writing(config.output_dir / VAL) as val_file:
-            train = spool.copy(_capped([entries[k] for k in kept if k not in validation], config), train_file)
-            val = spool.copy(((entries[k], list(range(len(entries[k])))) for k in kept if k in validation), val_file)
+            train, val = Lines(train_file), Lines(val_file)
+            spool.copy(_capped([entries[k] for k in kept if k not in validation], config), train)
+            spool.copy(((entries[k], list(range(len(entries[k])))) for k in kept if k in validation), val)
+            replay = _replay(config, train, [entries[k].sample for k in sorted(validation)], on_event) if config.replay else None
         copies = {copy.paper: (entries[copy.kept].name, copy.shared, copy.jaccard) for copy in choice.copies}
         states = {k: choice.left_out.get(k) or ("val" if k in validation else "train" if len(e) else "empty") for k, e in enumerate(entries)}
         whole = {
@@ -57,6 +72,7 @@ def prepare(config: PrepareConfig, files: list[Path], key: str, settings: dict[s
             "val_papers": len(validation),
             "language": choice.language,
             "dropped": _dropped(entries),
+            "replay": replay,
             "files": {TRAIN: train.figures(), VAL: val.figures()},
         }
         contents = Contents(
@@ -133,7 +149,7 @@ def _validation(entries: list[Entry], kept: list[int], choice: Choice, config: P
 def _batches(files: list[Path], config: PrepareConfig, numbers: Sequence[int] | None = None) -> Iterator[Batch]:
     """The files with these numbers (all, when None) in batches of about ``_BATCH`` bytes."""
     folder = tokenizer_folder(config.tokenizer)
-    shape = Shape(config.chunk_size, config.overlap, config.max_tokens, config.contents)
+    shape = _shape(config)
     waiting: list[int] = []
     size = 0
     for k in range(len(files)) if numbers is None else numbers:
@@ -146,6 +162,10 @@ def _batches(files: list[Path], config: PrepareConfig, numbers: Sequence[int] | 
         yield Batch(tuple(waiting), tuple(files[n] for n in waiting), config.input_dir, folder, shape)
 
 
+def _shape(config: PrepareConfig) -> Shape:
+    return Shape(config.chunk_size, config.overlap, config.max_tokens, Mix.of(config.mix))
+
+
 def tokenizer_folder(name: str) -> Path:
     """The folder with the tokenizer of this model, whose weights need not be there when it is a local one."""
     folder = Path(name).expanduser()
@@ -155,7 +175,10 @@ def tokenizer_folder(name: str) -> Path:
 def _capped(entries: list[Entry], config: PrepareConfig) -> Iterator[tuple[Entry, list[int]]]:
     """The training papers with the places of the examples that ``--max-samples`` leaves."""
     total = sum(map(len, entries))
-    kept = iter(sample(total, config.max_samples or total, config.seed))
+    cap = config.max_samples or total
+    if config.replay and config.max_samples:
+        cap -= round(cap * config.replay_share)
+    kept = iter(sample(total, cap, config.seed))
     place = next(kept, total)
     base = 0
     for entry in entries:
@@ -165,6 +188,25 @@ def _capped(entries: list[Entry], config: PrepareConfig) -> Iterator[tuple[Entry
             place = next(kept, total)
         yield entry, places
         base += len(entry)
+
+
+def _replay(config: PrepareConfig, train: Lines, held_out: list[Hashes], on_event: OnEvent) -> dict[str, Any]:
+    """Adds general text to the training examples until it has its share of the tokens, or ``--max-samples`` is reached."""
+    assert config.replay is not None
+    replay = Replay(config.replay, _shape(config), counter(tokenizer_folder(config.tokenizer)), config.seed, np.unique(np.concatenate(held_out)))
+    papers, wanted = len(train.tokens), sum(train.tokens) * config.replay_share / (1 - config.replay_share)
+    tokens = 0
+    for example, cost in replay.examples():
+        if tokens + cost > wanted or len(train.tokens) == config.max_samples:
+            break
+        train.add(line_of(example), [cost])
+        tokens += cost
+    else:
+        share = tokens / sum(train.tokens)
+        on_event(Notice(f"{config.replay} has text for {share:.1%} of the training tokens only; all of it is used.", "warning"))
+    if replay.left_out:
+        on_event(Notice(f"{replay.left_out:,} passages of {config.replay} stand in the validation papers and were left out.", "warning"))
+    return {"source": config.replay.name, "sha256": replay.sha256, "examples": len(train.tokens) - papers, "tokens": tokens}
 
 
 def _extraction(folder: Path) -> str:

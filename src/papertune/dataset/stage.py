@@ -12,18 +12,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from papertune.config import PrepareConfig
-from papertune.dataset.estimate import estimate
+from papertune.config import PrepareConfig, TrainConfig
+from papertune.dataset.estimate import DISK, estimate, measured, work
 from papertune.dataset.filters import REASONS
+from papertune.dataset.mix import Mix
 from papertune.dataset.outputs import CARD, CODE_VERSION, LEFT_OUT, MANIFEST, PAGE, TRAIN, VAL
 from papertune.dataset.read import find_papers, sidecar_of
-from papertune.device import gpus
+from papertune.device import disk_free, gpus
+from papertune.errors import BadDataset
 from papertune.events import OnEvent, Report, ignore
 from papertune.files import make_folder, sha256_of
 from papertune.manifest import key_of, read_manifest
 
-_EPOCHS = 2  # the default of training
-_NO_EFFECT = ("input_dir", "output_dir", "workers", "gpu")  # settings that do not change the bytes
+_NO_EFFECT = ("input_dir", "output_dir", "workers", "gpu", "trained")  # settings that do not change the bytes
 
 
 def run(config: PrepareConfig, *, on_event: OnEvent = ignore) -> Report:
@@ -31,12 +32,15 @@ def run(config: PrepareConfig, *, on_event: OnEvent = ignore) -> Report:
 
     Raises FolderMissing, FolderUnreadable, NoInputFiles, TooFewPapers, BadModel, MissingLibrary, ModelAccess, Busy, DiskFull, CannotWrite.
     """
+    Mix.of(config.mix)  # said before any work
     files = find_papers(config.input_dir, config.output_dir)
     settings = {name: value for name, value in asdict(config).items() if name not in _NO_EFFECT}
-    key = key_of(_content(files, config.input_dir), settings, CODE_VERSION)
+    key = key_of(_content(files, config), settings, CODE_VERSION)
     make_folder(config.output_dir)
     whole = _unchanged(config.output_dir, key)
-    report = Report("prepare", written=[config.output_dir / name for name in (TRAIN, VAL, MANIFEST, CARD, PAGE)], next_command="papertune train")
+    longer = f" --max-seq-len {config.max_tokens}" if config.max_tokens != TrainConfig().max_seq_len else ""
+    written = [config.output_dir / name for name in (TRAIN, VAL, MANIFEST, CARD, PAGE)]
+    report = Report("prepare", written=written, next_command=f"papertune train{longer}")
     if whole is None:
         from papertune.dataset.preparing import prepare
 
@@ -49,13 +53,18 @@ def run(config: PrepareConfig, *, on_event: OnEvent = ignore) -> Report:
     return report
 
 
-def _content(files: list[Path], folder: Path) -> str:
+def _content(files: list[Path], config: PrepareConfig) -> str:
     """One hash over names and bytes of all that is read."""
     digest = hashlib.sha256()
     for path in files:
         for part in (path, sidecar_of(path)):
             if part.is_file():
-                digest.update(f"{part.relative_to(folder).as_posix()!r} {sha256_of(part)}\n".encode())
+                digest.update(f"{part.relative_to(config.input_dir).as_posix()!r} {sha256_of(part)}\n".encode())
+    if config.replay:
+        try:
+            digest.update(sha256_of(config.replay).encode())
+        except OSError as error:
+            raise BadDataset(f"--replay {config.replay} cannot be read: {error.strerror}.", "Name a file of general text.") from error
     return digest.hexdigest()
 
 
@@ -80,9 +89,21 @@ def _summarise(report: Report, whole: dict[str, Any], config: PrepareConfig) -> 
         ("Training examples", f"{train['examples']:,} ({train['tokens']:,} tokens)"),
         ("Validation examples", f"{val['examples']:,} ({val['tokens']:,} tokens)"),
     ]
-    report.closing.append(("Estimated training time", _hours(train["tokens"], config.gpu)))
+    if replay := whole["replay"]:
+        share = replay["tokens"] / train["tokens"]
+        report.summary.append(("General text", f"{replay['examples']:,} of the training examples ({share:.1%} of the tokens)"))
+    defaults = TrainConfig()
+    needed = f"about {sum(DISK.values()) / 1e9:.0f} GB with Mistral-7B: " + ", ".join(f"{name} {size / 1e9:.1f}" for name, size in DISK.items())
+    report.closing += [
+        ("Training", work(train["examples"], train["tokens"], defaults.batch_size * defaults.grad_accum)),
+        ("Disk for the next steps", f"{needed}; {disk_free(config.output_dir) / 1e9:.0f} GB are free here"),
+        _time(train["tokens"], config, defaults.epochs),
+    ]
 
 
-def _hours(tokens: int, gpu: str) -> str:
-    found = gpu or next((g.name for g in gpus()), "")
-    return estimate(tokens, found).words(_EPOCHS)
+def _time(tokens: int, config: PrepareConfig, epochs: int) -> tuple[str, str]:
+    """How long training takes: measured where it has run, unless another card is asked for; else estimated."""
+    if not config.gpu and (speed := measured(config.trained)):
+        return "Training time", speed.words(tokens, epochs)
+    found = config.gpu or next((g.name for g in gpus()), "")
+    return "Estimated training time", estimate(tokens, found).words(epochs)

@@ -10,7 +10,7 @@ over the whole text; counts stand in an open hash table with linear probing, so 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +34,7 @@ class TokenCounter:
 
     def __call__(self, text: str) -> int:
         """Tokens of ``text`` without begin and end token, when it opens a text or follows a space."""
-        return sum(self._words.get(word) or self._word(word) for word in text.split(" "))
+        return sum(map(self._words.__getitem__, text.split(" ")))
 
     def sentences(self, text: str, starts: Sequence[int], ends: Sequence[int]) -> list[int]:
         """What each of these stretches of ``text`` costs alone. They begin and end at spaces, line breaks or the text's ends."""
@@ -61,8 +61,9 @@ class TokenCounter:
         places = self._find(keys)
         new = np.flatnonzero(self._keys[places] != keys)
         if len(new):
-            for k in new[np.unique(keys[new], return_index=True)[1]].tolist():
-                self._add(keys[k : k + 1], self._word(text[starts[k] : ends[k]]))
+            new = new[np.unique(keys[new], return_index=True)[1]]
+            words = [text[start:end] for start, end in zip(starts[new].tolist(), ends[new].tolist(), strict=True)]
+            self._add(keys[new], np.array([self._words[word] for word in words], np.int64))
             places = self._find(keys)
         return self._values[places]
 
@@ -76,17 +77,29 @@ class TokenCounter:
             places[looking] = (places[looking] + 1) & ((1 << _BITS) - 1)
         return places
 
-    def _add(self, key: Numbers, count: int) -> None:
-        place = self._find(key)
-        self._keys[place], self._values[place] = key, count
-
-    def _word(self, word: str) -> int:
-        count = self._words[word] = max(1, len(self._encode(self._space + word)))
-        return count
+    def _add(self, keys: Numbers, counts: NDArray[np.int64]) -> None:
+        """Puts different keys into the table. Of several that want one place the last gets it, and the others look on."""
+        while len(keys):
+            places = self._find(keys)
+            self._keys[places], self._values[places] = keys, counts
+            left = self._keys[places] != keys
+            keys, counts = keys[left], counts[left]
 
     def _empty(self) -> None:
-        self._words: dict[str, int] = {}
+        self._words = _Words(self._encode, self._space)
         self._keys, self._values = np.zeros(1 << _BITS, np.uint64), np.zeros(1 << _BITS, np.int64)
+
+
+class _Words(dict[str, int]):
+    """The tokens of each word that was asked for."""
+
+    def __init__(self, encode: Callable[[str], list[int]], space: str) -> None:
+        super().__init__()
+        self._encode, self._space = encode, space
+
+    def __missing__(self, word: str) -> int:
+        count = self[word] = max(1, len(self._encode(self._space + word)))
+        return count
 
 
 def _powers(base: int, count: int) -> Numbers:

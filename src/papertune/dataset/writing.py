@@ -12,21 +12,29 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from papertune.dataset.fingerprints import Hashes
 from papertune.dataset.making import Made
 from papertune.errors import from_os_error
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
-    """A file that was written: its sum, its bytes, and the tokens of each line."""
+class Lines:
+    """A file of examples being written to ``out``: its sum, its bytes, and the tokens of each line."""
 
-    sha256: str
-    size: int
-    tokens: array[int]
+    def __init__(self, out: IO[bytes]) -> None:
+        self._out, self._digest, self._size = out, hashlib.sha256(), 0
+        self.tokens = array("L")
+
+    def add(self, lines: bytes, tokens: Iterable[int]) -> None:
+        self._out.write(lines)
+        self._digest.update(lines)
+        self._size += len(lines)
+        self.tokens.extend(tokens)
 
     def figures(self) -> dict[str, Any]:
-        return {"sha256": self.sha256, "bytes": self.size, "examples": len(self.tokens), "tokens": sum(self.tokens)}
+        return {"sha256": self._digest.hexdigest(), "bytes": self._size, "examples": len(self.tokens), "tokens": sum(self.tokens)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +50,8 @@ class Entry:
     lengths: array[int]
     tokens: array[int]
     sample: Hashes
-    paragraphs: list[tuple[int, int]]
+    paragraphs: Hashes
+    letters: NDArray[np.uint32]
     dropped: Counter[str]
     characters: Counter[str]
 
@@ -67,7 +76,7 @@ class Spool:
         """Takes in the paper with this number in the order of the corpus, in place of what was there. Raises DiskFull or CannotWrite."""
         self._entries[number] = Entry(
             made.name, made.source, made.sha256, made.language, made.size, self._end, made.lengths, made.tokens,
-            made.sample, made.paragraphs, made.dropped, made.characters,
+            made.sample, made.paragraphs, made.letters, made.dropped, made.characters,
         )  # fmt: skip
         try:
             self._file.seek(self._end)
@@ -85,21 +94,14 @@ class Spool:
         self._file.seek(entry.at)
         return self._file.read(sum(entry.lengths))
 
-    def copy(self, chosen: Iterable[tuple[Entry, list[int]]], out: IO[bytes]) -> Written:
-        """Writes the lines of these entries that have these places."""
-        digest = hashlib.sha256()
-        size = 0
-        tokens = array("L")
+    def copy(self, chosen: Iterable[tuple[Entry, list[int]]], out: Lines) -> None:
+        """Adds the lines of these entries that have these places."""
         for entry, places in chosen:
             picked = self.lines(entry)
             if len(places) < len(entry):
                 lines = picked.splitlines(keepends=True)
                 picked = b"".join(lines[k] for k in places)
-            out.write(picked)
-            digest.update(picked)
-            size += len(picked)
-            tokens.extend(entry.tokens[k] for k in places)
-        return Written(digest.hexdigest(), size, tokens)
+            out.add(picked, (entry.tokens[k] for k in places))
 
     def __enter__(self) -> Spool:
         return self

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from papertune import prompts
 from papertune.errors import BadValue
 from papertune.sampling import Sampling
 from papertune.writers import Writer
@@ -37,7 +38,7 @@ def clean(headings: Iterable[str]) -> tuple[str, ...]:
 
 def ask(writer: Writer, title: str, sampling: Sampling) -> tuple[str, ...] | None:
     """The table of contents that the model writes under the title; None when it is no usable one."""
-    prompt = f"# {title}\n\n## Contents\n\n1. {USUAL[0]}\n2."
+    prompt = f"{prompts.outline(title)}1. {USUAL[0]}\n2."
     answer = "".join(writer.write(prompt, sampling, min(_LENGTH, writer.context // 4)))
     lines = answer.split("\n\n")[0].split("\n")
     if len(lines) > 1:

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from papertune import prompts
+from papertune.prompts import SENTENCE, Sections
 from papertune.sampling import Sampling
-from papertune.write.context import SENTENCE, Sections, prompt
 from papertune.write.guard import Guard, endless
 from papertune.writers import Writer
 
@@ -50,7 +51,8 @@ class Section:
         """
         for attempt in range(_ATTEMPTS):
             most = min(_MOST, writer.context // 4, max(_LEAST, int((self.words - self.written) * _TOKENS_A_WORD)))
-            asked = prompt(self.title, self.before, self.heading, self.text + self._pending, room=writer.context - most - 2, count=writer.count)
+            written = self.text + self._pending
+            asked = prompts.section(self.title, self.before, (self.heading,), written, room=writer.context - most - 2, count=writer.count)
             seed = (sampling.seed * 1_000_003 + self.number * 1_009 + attempt) % (1 << 31)
             heat = 1 + _HEAT.get(self._fault, 0.0) * self._strikes
             if self._take(writer, asked, replace(sampling, seed=seed, temperature=sampling.temperature * heat), most):

@@ -21,9 +21,9 @@ from papertune.errors import BadValue, CannotWrite, SettingsChanged, from_os_err
 from papertune.events import Notice, OnEvent, Report, Started, Unit, ignore
 from papertune.files import make_folder, write_text
 from papertune.manifest import Manifest, read_manifest
+from papertune.prompts import SENTENCE
 from papertune.sampling import Sampling
 from papertune.tokenizer import open_tokenizer
-from papertune.write.context import SENTENCE
 from papertune.write.guard import Guard
 from papertune.write.outline import USUAL, ask, clean, read_outline
 from papertune.write.section import Section
