@@ -34,7 +34,9 @@ def test_dequantised_bits_are_those_of_bitsandbytes(rows: int, columns: int, dty
     weight = (torch.randn(rows, columns) * 0.05).to(dtype)
     out = torch.empty(rows, columns + 8, dtype=dtype)[:, :columns]
     ops.dequantize(nf4.quantize(weight), out)
-    assert torch.equal(out, dequantize_4bit(*quantize_4bit(weight, blocksize=64, compress_statistics=True, quant_type="nf4")))
+    blocks = weight.view(-1, 64)  # on AVX-512, bitsandbytes misreads rows that are no whole blocks
+    theirs = dequantize_4bit(*quantize_4bit(blocks, blocksize=64, compress_statistics=True, quant_type="nf4"))
+    assert torch.equal(out, theirs.view(rows, columns))
 
 
 def test_stacked_matrices_are_the_matrices_one_under_another() -> None:

@@ -102,6 +102,7 @@ def test_every_step_and_validation_is_in_the_log(whole: tuple[Path, list[Event],
 def test_peft_loads_the_adapter_and_computes_the_same_loss(whole: tuple[Path, list[Event], Report], data: Path) -> None:
     import peft
     import transformers
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
     from papertune.base import open_base
     from papertune.tokenizer import open_tokenizer
@@ -115,8 +116,11 @@ def test_peft_loads_the_adapter_and_computes_the_same_loss(whole: tuple[Path, li
     ours = load_model(base.folder, choose_device(), rank=16, alpha=32, dropout=0.05, targets=adapter.target_modules)
     engine = ReferenceEngine(ours, choose_device())
     engine.load_adapter(adapter.tensors())
-    quantized = transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
-    four_bits = transformers.AutoModelForCausalLM.from_pretrained(base.folder, dtype=torch.float32, quantization_config=quantized, device_map="cpu")
+    four_bits = transformers.AutoModelForCausalLM.from_pretrained(base.folder, dtype=torch.float32)
+    for module in four_bits.model.modules():
+        if isinstance(module, torch.nn.Linear):
+            blocks = quantize_4bit(module.weight.detach().view(-1, 64), quant_type="nf4", compress_statistics=True)
+            module.weight.data = dequantize_4bit(*blocks).view_as(module.weight)
     model = peft.PeftModel.from_pretrained(four_bits, whole[0] / "final").eval()
     with torch.no_grad():
         for item in items:

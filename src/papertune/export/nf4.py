@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from papertune.errors import MissingLibrary
 
+BLOCK = 64  # weights under one scale
+
 
 def through_nf4(matrix: NDArray[np.uint16]) -> NDArray[np.uint16]:
     """A bf16 matrix (its bits) quantised and restored by bitsandbytes. Raises MissingLibrary."""
@@ -20,6 +22,7 @@ def through_nf4(matrix: NDArray[np.uint16]) -> NDArray[np.uint16]:
     except ImportError as error:
         raise MissingLibrary(f"{error.name} is needed for --merge-base nf4.", "Run: pip install bitsandbytes; or leave the flag away.") from error
     weights = torch.from_numpy(matrix.view(np.int16)).view(torch.bfloat16)
-    packed, state = quantize_4bit(weights, quant_type="nf4", compress_statistics=True)
+    # As rows of one block each: on processors with AVX-512 bitsandbytes misreads rows that are no whole blocks.
+    packed, state = quantize_4bit(weights.view(-1, BLOCK), blocksize=BLOCK, quant_type="nf4", compress_statistics=True)
     restored = dequantize_4bit(packed, state).contiguous()
-    return restored.view(torch.int16).numpy().view(np.uint16)
+    return restored.view(torch.int16).numpy().view(np.uint16).reshape(matrix.shape)

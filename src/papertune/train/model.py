@@ -1,4 +1,4 @@
-"""The frozen base in 4 bits with trainable LoRA weights, as transformers, bitsandbytes and PEFT build it."""
+"""The frozen base with trainable LoRA weights, as transformers and PEFT build it: in NF4 by bitsandbytes on a GPU, rounded to NF4 on a CPU."""
 
 from __future__ import annotations
 
@@ -56,6 +56,9 @@ def load_model(
 
     On a GPU the weights go there straight from the file, quantised on arrival, and layers are checkpointed: only their inputs are kept
     for the backward pass. PEFT's prepare_model_for_kbit_training is not used: its float32 copies of embedding and norms cost 1 GB.
+    On a CPU the linear layers hold the numbers that NF4 stands for, in float32: the same model at 8 times the memory and without
+    dequantising at every step. bitsandbytes' own layers are not used there: on processors with AVX-512 they round the scales once more
+    when a model is first asked without gradients, and misread rows that are no whole blocks (0.50.2).
     ``layers`` loads only the first so many layers.
     """
     import peft
@@ -68,6 +71,7 @@ def load_model(
     if layers is not None:
         shape.num_hidden_layers = layers
         hf.utils.logging.set_verbosity_error()  # weights of the other layers are left out on purpose
+    on_gpu = device.kind == "cuda"
     quantized = hf.BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=device.dtype
     )
@@ -78,22 +82,36 @@ def load_model(
             folder,
             config=shape,
             dtype=device.dtype,
-            device_map={"": 0 if device.kind == "cuda" else "cpu"},
-            quantization_config=quantized,
+            device_map={"": 0 if on_gpu else "cpu"},
+            quantization_config=quantized if on_gpu else None,
             attn_implementation="sdpa",
             local_files_only=True,
         )
+        if not on_gpu:
+            _round_to_nf4(base.model)
         small = base.num_parameters() < SMALL
         model = lora.get_peft_model(base, settings)
-        if device.kind == "cuda":
+        if on_gpu:
             base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    if device.kind == "cpu" and small:
+    if not on_gpu and small:
         torch.set_num_threads(1)
     model.train()
     return model
+
+
+def _round_to_nf4(layers: torch.nn.Module) -> None:
+    """Replaces the weights of every linear layer by what their NF4 form stands for."""
+    import torch
+
+    from papertune.kernels import nf4, ops
+
+    with torch.no_grad():
+        for module in layers.modules():
+            if isinstance(module, torch.nn.Linear):
+                ops.dequantize(nf4.quantize(module.weight), module.weight)
 
 
 def lora_parameters(model: Any) -> dict[str, torch.nn.Parameter]:
