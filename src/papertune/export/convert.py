@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -11,17 +12,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from papertune.device import cores, disk_free, gib
-from papertune.errors import DiskFull, MissingLibrary
+from papertune.device import cores, disk_free, gib, memory_free
+from papertune.errors import DiskFull, MissingLibrary, OutOfMemory
 from papertune.events import Notice, OnEvent, Report, Started, Unit
 from papertune.export.check import available
 from papertune.export.gguf import TensorInfo, head_bytes, lay_out, padded
+from papertune.export.merged import bytes_needed
 from papertune.export.metadata import describe
 from papertune.export.mix import MIXES, Shape, type_of
 from papertune.export.part import Part
 from papertune.export.quantize.kernels import compile_for
 from papertune.export.source import TensorSource
-from papertune.export.stream import Job, stream
+from papertune.export.stream import AHEAD, Job, largest_slab, stream
 from papertune.export.texts import sample_tokens
 from papertune.export.vocabulary import read_vocabulary
 from papertune.family import key_value_heads
@@ -60,8 +62,7 @@ def convert(source: TensorSource, wanted: Wanted, report: Report, on_event: OnEv
         report.fresh = True
         report.states["fresh"] = 1
         return ""
-    part = wanted.path.with_name(wanted.path.name + PART)
-    need(wanted.path, size - (part.stat().st_size if part.exists() else 0), "the GGUF file")
+    need(wanted.path, size - _already(wanted.path), "the GGUF file")
     compiling = compile_for({tensor.type for tensor in tensors}, importance=bool(wanted.importance))
     with Part(wanted.path, head, tensors, hashlib.sha256(head).hexdigest()) as out:
         _write(source, jobs, wanted.importance, out, on_event)
@@ -94,6 +95,47 @@ def plan(source: TensorSource, quant: str, *, weighted: bool) -> list[Job]:
         Job(ours, info, next((count for part, count in paired.items() if ours.endswith(f"{part}.weight")), 0))
         for (ours, _), info in zip(ordered, infos, strict=True)
     ]
+
+
+def check_room(source: TensorSource, wanted: Wanted, merged: Path | None) -> None:
+    """Raises DiskFull or OutOfMemory before the first byte when the GGUF, and the merged folder if there will be one, do not fit."""
+    jobs = plan(source, wanted.quant, weighted=False)
+    size = sum(padded(job.info.size) for job in jobs)
+    there = wanted.path.exists() and wanted.path.stat().st_size >= size  # perhaps this very export, which ``convert`` finds out
+    gguf = 0 if there else size - _already(wanted.path)
+    if merged is not None:
+        both = gguf if _disk_of(merged) == _disk_of(wanted.path) else 0
+        need(merged, bytes_needed(source) + both, "the merged model")
+    need(wanted.path, gguf, "the GGUF file")
+    memory = memory_needed(source, jobs, cores(), verify=wanted.texts is not None)
+    if memory > (free := memory_free()):
+        remedy = "Close other programs" + ("." if wanted.texts is None else ", or leave the verification away: --no-verify.")
+        raise OutOfMemory(f"The export needs {gib(memory)} of memory; {gib(free)} are free.", remedy)
+
+
+def memory_needed(source: TensorSource, jobs: list[Job], threads: int, *, verify: bool) -> int:
+    """Bytes that an export takes at its peak, about a quarter more than was measured (docs/experiments.md): what is loaded before the first
+    tensor, the adapter, the slabs at work and waiting, a matrix as a whole where one is needed. The mapped GGUF of the verification is not
+    counted: its pages are the disk's."""
+    slab, matrix = largest_slab(jobs), max(math.prod(job.info.shape) for job in jobs)
+    whole = 16 * matrix if source.nf4 else 0
+    if verify:
+        whole = max(whole, 4 * matrix + (192 << 20))
+    return (256 << 20) + source.adapter_bytes + threads * (16 + 2 * AHEAD) * slab + whole
+
+
+def _already(path: Path) -> int:
+    """Bytes that an earlier run left to go on from."""
+    part = path.with_name(path.name + PART)
+    return part.stat().st_size if part.exists() else 0
+
+
+def _disk_of(path: Path) -> int:
+    """The number of the disk where ``path`` is or will be."""
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return path.stat().st_dev
 
 
 def need(path: Path, size: int, what: str) -> None:
