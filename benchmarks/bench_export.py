@@ -2,12 +2,15 @@
 
     python benchmarks/bench_export.py export --base FOLDER [--adapter FOLDER] [--quant Q4_K_M] [--out FILE]
     python benchmarks/bench_export.py usual --base FOLDER --adapter FOLDER
+    python benchmarks/bench_export.py against --base FOLDER [--adapter FOLDER] [--pairs 3]
     python benchmarks/bench_export.py quantisers
     python benchmarks/bench_export.py model FOLDER --hidden 4096 --layers 32 --ffn 14336 --heads 32 --kv-heads 8
 
 ``export`` runs the step in a process of its own and loads the result in llama.cpp; without ``--adapter`` it makes a random one of rank 16.
 ``usual`` is the chain that people follow today on the same input: transformers and PEFT merge and save the model, a converter writes a
-16-bit GGUF, and ggml's C code (from xllamacpp, by ctypes, as many threads as cores) quantises that. ``model`` writes random weights in bf16.
+16-bit GGUF, and ggml's C code (from xllamacpp, by ctypes, as many threads as cores) quantises that. ``against`` runs both, one after the
+other and the first of a pair in turn, from the start of the interpreter to its end, and gives medians and the ratio of each pair; before
+every run the base's files are read once, so that both begin with them in memory. ``model`` writes random weights in bf16.
 Every row goes to ``results.jsonl`` beside this file.
 """
 
@@ -20,6 +23,7 @@ import json
 import os
 import platform
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -37,19 +41,21 @@ SHAPES = {"q_proj": "qh", "k_proj": "kh", "v_proj": "kh", "o_proj": "hq", "gate_
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for verb in ("export", "usual", "worker"):
+    for verb in ("export", "usual", "worker", "against"):
         sub = verbs.add_parser(verb)
         sub.add_argument("--base", required=True)
         sub.add_argument("--adapter", type=Path)
         sub.add_argument("--quant", default="Q4_K_M")
         sub.add_argument("--out", type=Path, default=Path("bench.gguf"))
+        sub.add_argument("--pairs", type=int, default=3)
+        sub.add_argument("--verify", action="store_true")
     verbs.add_parser("quantisers")
     sub = verbs.add_parser("model")
     sub.add_argument("folder", type=Path)
     for name, default in (("hidden", 2048), ("layers", 22), ("ffn", 5632), ("heads", 32), ("kv-heads", 4)):
         sub.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
-    {"export": export, "usual": usual, "worker": worker, "quantisers": quantisers, "model": model}[args.verb](args)
+    {"export": export, "usual": usual, "worker": worker, "against": against, "quantisers": quantisers, "model": model}[args.verb](args)
 
 
 def export(args: argparse.Namespace) -> None:
@@ -73,7 +79,7 @@ def worker(args: argparse.Namespace) -> None:
     from papertune.config import ExportConfig
     from papertune.export.stage import run
 
-    row = measured(lambda: run(ExportConfig(lora_path=args.adapter, gguf_path=args.out, quant=args.quant, verify=False)))
+    row = measured(lambda: run(ExportConfig(lora_path=args.adapter, gguf_path=args.out, quant=args.quant, verify=args.verify)))
     report = row.pop("value")
     row |= {"base": Path(args.base).name, "quant": args.quant, "gguf_bytes": args.out.stat().st_size}
     row |= {name: figure for name, figure in report.summary if name != "GGUF"}
@@ -94,6 +100,45 @@ def usual(args: argparse.Namespace) -> None:
             total[key] = round(total[key] + row[key], 1)
         total["peak_rss_mib"] = max(total["peak_rss_mib"], row["peak_rss_mib"])
     record("usual", {"base": Path(args.base).name, "quant": args.quant, **total})
+
+
+def against(args: argparse.Namespace) -> None:
+    adapter = args.adapter or random_adapter(args.base, args.out.with_name(args.out.stem + "-adapter"))
+    folder = args.out.with_name(args.out.stem + "-usual")
+    ours = [[sys.executable, __file__, "worker", "--base", args.base, "--adapter", str(adapter), "--quant", args.quant, "--out", str(args.out)]]
+    script = str(Path(__file__).with_name("usual_route.py"))
+    theirs = [[sys.executable, script, stage, args.base, str(adapter), str(folder), args.quant] for stage in ("merge", "convert", "quantise")]
+    rows: dict[str, list[dict[str, float]]] = {"export": [], "usual": []}
+    for pair in range(args.pairs):
+        for route, commands in (("usual", theirs), ("export", ours)) if pair % 2 == 0 else (("export", ours), ("usual", theirs)):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            args.out.unlink(missing_ok=True)
+            for file in Path(args.base).glob("*.safetensors"):
+                file.read_bytes()
+            rows[route].append(chain(commands))
+            print(route, rows[route][-1], flush=True)
+    medians = {route: {key: float(np.median([row[key] for row in found])) for key in found[0]} for route, found in rows.items()}
+    times = {key: [round(u[key] / e[key], 2) for u, e in zip(rows["usual"], rows["export"], strict=True)] for key in medians["usual"]}
+    record("against", {"base": Path(args.base).name, "quant": args.quant, "pairs": args.pairs, **medians, "times": times})
+
+
+def chain(commands: list[list[str]]) -> dict[str, float]:
+    """Wall and CPU seconds of these processes one after the other, the largest peak memory, all bytes written; what they print is dropped."""
+    total = {"wall_s": 0.0, "cpu_s": 0.0, "peak_rss_mib": 0.0, "written_mib": 0.0}
+    for command in commands:
+        begin = time.perf_counter()
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        said = json.loads(process.stdout.read().splitlines()[-1])
+        _, status, usage = os.wait4(process.pid, 0)
+        if status:
+            raise SystemExit(f"{command}: status {status}")
+        total["wall_s"] += round(time.perf_counter() - begin, 2)
+        total["cpu_s"] += round(usage.ru_utime + usage.ru_stime, 2)
+        total["peak_rss_mib"] = max(total["peak_rss_mib"], usage.ru_maxrss >> 10)
+        total["written_mib"] += said["written_mib"]
+    return total
 
 
 def quantisers(_args: argparse.Namespace) -> None:
