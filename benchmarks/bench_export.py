@@ -33,8 +33,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numba import njit
 
 RESULTS = Path(__file__).with_name("results.jsonl")
+SEARCHES = {"Q4_K": (18, 22, 38), "Q5_K": (18, 17, 38), "Q6_K": (11, 19, 19)}  # operations a value and try, tries without and with a matrix
 SHAPES = {"q_proj": "qh", "k_proj": "kh", "v_proj": "kh", "o_proj": "hq", "gate_proj": "fh", "up_proj": "fh", "down_proj": "hf"}
 
 
@@ -141,6 +143,29 @@ def chain(commands: list[list[str]]) -> dict[str, float]:
     return total
 
 
+def vector_operations() -> float:
+    """Vector operations of single precision that this core does in a nanosecond: half products, half sums, nothing else, in as many lanes as
+    the compiler takes (16 with AVX-512)."""
+
+    @njit(nogil=True)  # type: ignore[untyped-decorator]
+    def work(x, rounds, factor, term):  # type: ignore[no-untyped-def]
+        for _ in range(rounds):
+            for lane in range(128):
+                a, b, c, d = x[0, lane], x[1, lane], x[2, lane], x[3, lane]
+                e, f, g, h = x[4, lane], x[5, lane], x[6, lane], x[7, lane]
+                for _ in range(8):
+                    a, b, c, d = a * factor + term, b * factor + term, c * factor + term, d * factor + term
+                    e, f, g, h = e * factor + term, f * factor + term, g * factor + term, h * factor + term
+                x[0, lane], x[1, lane], x[2, lane], x[3, lane] = a, b, c, d
+                x[4, lane], x[5, lane], x[6, lane], x[7, lane] = e, f, g, h
+
+    x, rounds = np.ones((8, 128), np.float32), 10_000
+    run = partial(work, x, rounds, np.float32(1), np.float32(0))
+    run()
+    assert "zmm" in next(iter(work.inspect_asm().values())), "this limit is for AVX-512"
+    return rounds * 128 // 16 * 8 * 8 * 2 / least_seconds(run) / 1e9
+
+
 def quantisers(_args: argparse.Namespace) -> None:
     from papertune.export.quantize.kernels import compile_for, quantize
     from papertune.export.quantize.types import TYPES
@@ -150,6 +175,8 @@ def quantisers(_args: argparse.Namespace) -> None:
     random = np.random.default_rng(0)
     values = (random.standard_normal((rows, columns)) * 0.02).astype(np.float32)
     weights = (random.random(columns) ** 4).astype(np.float32)
+    rate = vector_operations()
+    record("limit", {"vector_operations_per_ns": round(rate, 1), "lanes": 16})
     for importance in (None, weights):
         compiling = compile_for(TYPES.values(), importance=importance is not None)
         record("compile", {"importance": importance is not None, "seconds": round(compiling, 2)})
@@ -160,6 +187,9 @@ def quantisers(_args: argparse.Namespace) -> None:
             fast = least_seconds(partial(quantize, kind, values, ours, importance)) / values.size * 1e9
             slow = least_seconds(partial(ggml, kind.number, values, theirs, importance)) / values.size * 1e9
             row = {"type": kind.name, "importance": importance is not None, "ns_per_value": round(fast, 2), "ggml_ns_per_value": round(slow, 2)}
+            if kind.name in SEARCHES:
+                operations, plain, weighted = SEARCHES[kind.name]
+                row["avx512_limit_ns"] = round(operations * (plain if importance is None else weighted) / 16 / rate, 2)
             record("quantiser", {**row, "times": round(slow / fast, 2), "identical": bool((ours == theirs).all())})
 
 
