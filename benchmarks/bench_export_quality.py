@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from bench_export import record
-from safetensors.numpy import load_file, save_file
+from safetensors.torch import load_file, save_file
 
 from papertune.adapter import open_adapter
 from papertune.base import open_base
@@ -68,7 +68,7 @@ def untie(adapter: Path, folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(base, model)
     tensors = load_file(base / "model.safetensors")
-    save_file({**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"].copy()}, model / "model.safetensors", metadata={"format": "pt"})
+    save_file({**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"].clone()}, model / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}))
     copy = shutil.copytree(adapter, folder / "adapter")
