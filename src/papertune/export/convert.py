@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -97,8 +96,11 @@ def plan(source: TensorSource, quant: str, *, weighted: bool) -> list[Job]:
     ]
 
 
-def check_room(source: TensorSource, wanted: Wanted, merged: Path | None) -> None:
-    """Raises DiskFull or OutOfMemory before the first byte when the GGUF, and the merged folder if there will be one, do not fit."""
+def check_room(source: TensorSource, wanted: Wanted, merged: Path | None, weighing: int) -> None:
+    """Raises DiskFull or OutOfMemory before the first byte when the GGUF, and the merged folder if there will be one, do not fit.
+
+    ``weighing`` is how many tokens an importance matrix will be made of, 0 for none.
+    """
     jobs = plan(source, wanted.quant, weighted=False)
     size = sum(padded(job.info.size) for job in jobs)
     there = wanted.path.exists() and wanted.path.stat().st_size >= size  # perhaps this very export, which ``convert`` finds out
@@ -107,21 +109,20 @@ def check_room(source: TensorSource, wanted: Wanted, merged: Path | None) -> Non
         both = gguf if _disk_of(merged) == _disk_of(wanted.path) else 0
         need(merged, bytes_needed(source) + both, "the merged model")
     need(wanted.path, gguf, "the GGUF file")
-    memory = memory_needed(source, jobs, cores(), verify=wanted.texts is not None)
+    memory = memory_needed(source, jobs, cores(), running=weighing or (_VERIFIED * _LENGTH if wanted.texts is not None else 0))
     if memory > (free := memory_free()):
         remedy = "Close other programs" + ("." if wanted.texts is None else ", or leave the verification away: --no-verify.")
         raise OutOfMemory(f"The export needs {gib(memory)} of memory; {gib(free)} are free.", remedy)
 
 
-def memory_needed(source: TensorSource, jobs: list[Job], threads: int, *, verify: bool) -> int:
-    """Bytes that an export takes at its peak, about a quarter more than was measured (docs/experiments.md): what is loaded before the first
-    tensor, the adapter, the slabs at work and waiting, a matrix as a whole where one is needed. The mapped GGUF of the verification is not
-    counted: its pages are the disk's."""
-    slab, matrix = largest_slab(jobs), max(math.prod(job.info.shape) for job in jobs)
-    whole = 16 * matrix if source.nf4 else 0
-    if verify:
-        whole = max(whole, 4 * matrix + (192 << 20))
-    return (256 << 20) + source.adapter_bytes + threads * (16 + 2 * AHEAD) * slab + whole
+def memory_needed(source: TensorSource, jobs: list[Job], threads: int, *, running: int) -> int:
+    """Bytes that an export takes at its peak, somewhat more than was measured (docs/experiments.md): the program, the adapter, and the larger of
+    the slabs at work and the model run on ``running`` tokens. The GGUF that verification maps is not counted: its pages are the disk's."""
+    config = source.base.config
+    wide = config["hidden_size"] * config["intermediate_size"]
+    slabs = threads * (16 + 2 * AHEAD) * largest_slab(jobs) + (16 * wide if source.nf4 else 0)
+    run = 12 * wide + 20 * running * config["hidden_size"] + (192 << 20) if running else 0
+    return (256 << 20) + source.adapter_bytes + max(slabs, run)
 
 
 def _already(path: Path) -> int:

@@ -81,7 +81,8 @@ def _convert(config: ExportConfig, report: Report, on_event: OnEvent) -> str:
         texts = sample_texts(config.val_file) if config.verify else None
         wanted = Wanted(config.gguf_path, config.quant, config.ollama_name, {}, {}, texts)
         merging = given.adapter is not None and _wants_merged(config) and read_provenance(config.merged_dir) != given.provenance
-        check_room(source, wanted, config.merged_dir if merging else None)
+        weighing = _IMATRIX_TEXTS * _IMATRIX_LENGTH if config.imatrix == "auto" else 0
+        check_room(source, wanted, config.merged_dir if merging else None, weighing)
         if merging:
             write_merged(source, config.merged_dir, given.provenance, on_event)
         if given.adapter and _wants_merged(config):
