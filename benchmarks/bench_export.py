@@ -54,6 +54,7 @@ def main() -> None:
     verbs.add_parser("quantisers")
     sub = verbs.add_parser("model")
     sub.add_argument("folder", type=Path)
+    sub.add_argument("--zeros", action="store_true", help="weights of zero in files with holes, which take no room: enough to measure memory")
     for name, default in (("hidden", 2048), ("layers", 22), ("ffn", 5632), ("heads", 32), ("kv-heads", 4)):
         sub.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
@@ -287,13 +288,13 @@ def model(args: argparse.Namespace) -> None:
     total = 0
     for number, names in enumerate(groups.values()):
         file = f"model-{number + 1:05d}-of-{len(groups):05d}.safetensors"
-        total += _write_random(args.folder / file, names, extents, config["vocab_size"], random)
+        total += _write_random(args.folder / file, names, extents, config["vocab_size"], None if args.zeros else random)
         index |= dict.fromkeys(names, file)
     (args.folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": index}))
     print(f"{args.folder}: {total / 2e9:.2f} B values")
 
 
-def _write_random(path: Path, names: list[str], extents: dict[str, int], vocabulary: int, random: np.random.Generator) -> int:
+def _write_random(path: Path, names: list[str], extents: dict[str, int], vocabulary: int, random: np.random.Generator | None) -> int:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     shapes = {}
@@ -308,6 +309,9 @@ def _write_random(path: Path, names: list[str], extents: dict[str, int], vocabul
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
+        if random is None:
+            file.truncate(8 + len(text) + offset)
+            return offset
         for shape in shapes.values():
             values = random.standard_normal(shape, dtype=np.float32) * np.float32(0.02) if len(shape) > 1 else np.ones(shape, np.float32)
             file.write(np.ascontiguousarray(values.view(np.uint32) >> 16, dtype=np.uint16).data)

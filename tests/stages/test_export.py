@@ -296,6 +296,12 @@ def test_no_room_in_memory_is_told_before_the_first_byte(config: Callable[..., E
         run(config(keep_merged=True))
     assert caught.value.remedy == "Close other programs."
     assert not list(Path().iterdir())
+    with monkeypatch.context() as roomy:
+        roomy.setattr("papertune.export.convert.memory_free", lambda: 1 << 30)
+        run(config())
+    assert run(config()).fresh  # nothing to do needs no memory
+    with pytest.raises(OutOfMemory):
+        run(config(ollama_name="other"))
 
 
 def test_a_run_stopped_between_tensors_goes_on_there(config: Callable[..., ExportConfig]) -> None:

@@ -62,6 +62,7 @@ def convert(source: TensorSource, wanted: Wanted, report: Report, on_event: OnEv
         report.states["fresh"] = 1
         return ""
     need(wanted.path, size - _already(wanted.path), "the GGUF file")
+    _need_memory(source, jobs, wanted, 0)
     compiling = compile_for({tensor.type for tensor in tensors}, importance=bool(wanted.importance))
     with Part(wanted.path, head, tensors, hashlib.sha256(head).hexdigest()) as out:
         _write(source, jobs, wanted.importance, out, on_event)
@@ -103,12 +104,18 @@ def check_room(source: TensorSource, wanted: Wanted, merged: Path | None, weighi
     """
     jobs = plan(source, wanted.quant, weighted=False)
     size = sum(padded(job.info.size) for job in jobs)
-    there = wanted.path.exists() and wanted.path.stat().st_size >= size  # perhaps this very export, which ``convert`` finds out
+    there = wanted.path.exists() and wanted.path.stat().st_size >= size
     gguf = 0 if there else size - _already(wanted.path)
     if merged is not None:
         both = gguf if _disk_of(merged) == _disk_of(wanted.path) else 0
         need(merged, bytes_needed(source) + both, "the merged model")
+    if there:  # perhaps this very export: ``convert`` finds out, and checks if it is not
+        return
     need(wanted.path, gguf, "the GGUF file")
+    _need_memory(source, jobs, wanted, weighing)
+
+
+def _need_memory(source: TensorSource, jobs: list[Job], wanted: Wanted, weighing: int) -> None:
     memory = memory_needed(source, jobs, cores(), running=weighing or (_VERIFIED * _LENGTH if wanted.texts is not None else 0))
     if memory > (free := memory_free()):
         remedy = "Close other programs" + ("." if wanted.texts is None else ", or leave the verification away: --no-verify.")
