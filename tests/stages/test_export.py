@@ -15,8 +15,9 @@ from sentencepiece import SentencePieceProcessor
 from papertune.adapter import open_adapter
 from papertune.base import open_base, open_folder
 from papertune.config import QUANTS, ExportConfig
-from papertune.errors import BadAdapter, BadExport, BadGguf, BadModel, BadValue, Busy, CannotWrite, DiskFull, UnsupportedModel
+from papertune.errors import BadAdapter, BadExport, BadGguf, BadModel, BadValue, Busy, CannotWrite, DiskFull, OutOfMemory, UnsupportedModel
 from papertune.events import Event, Notice, Started, Unit
+from papertune.export.convert import SPARE
 from papertune.export.gguf import read_head
 from papertune.export.stage import run
 from papertune.files import sha256_of
@@ -248,7 +249,9 @@ def test_a_model_without_sentencepiece_is_refused(config: Callable[..., ExportCo
     adapter = _folder_of(open_base("tiny").folder, tmp_path / "model", lora, {})
     (tmp_path / "model" / "tokenizer.model").rename(tmp_path / "model" / "tokenizer.json")
     with pytest.raises(UnsupportedModel, match=r"tokenizer\.model"):
-        run(config(lora_path=adapter))
+        run(config(lora_path=adapter, keep_merged=True, lora_gguf=Path("lora.gguf"), imatrix="auto"))
+    assert not list(Path().glob("*.gguf*"))
+    assert not Path("merged_model").exists()
 
 
 def test_a_base_cut_off_or_not_finite_is_found(config: Callable[..., ExportConfig], tmp_path: Path, lora: Path) -> None:
@@ -271,6 +274,34 @@ def test_no_room_on_the_disk_is_told_before_the_first_byte(config: Callable[...,
     with pytest.raises(DiskFull, match="The merged model"):
         run(config(keep_merged=True))
     assert not list(Path().iterdir())
+
+
+def test_the_merged_model_and_the_gguf_must_both_fit_before_either_is_written(
+    config: Callable[..., ExportConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(config(keep_merged=True))
+    merged, gguf = Path("merged_model/model.safetensors").stat().st_size, Path("scientific-mistral.gguf").stat().st_size
+    shutil.rmtree("merged_model")
+    Path("scientific-mistral.gguf").unlink()
+    monkeypatch.setattr("papertune.export.convert.disk_free", lambda _: SPARE + max(merged, gguf) + min(merged, gguf) // 2)
+    with pytest.raises(DiskFull, match="The merged model"):
+        run(config(keep_merged=True))
+    assert [path.name for path in Path().iterdir()] == ["Modelfile"]
+    run(config())
+
+
+def test_no_room_in_memory_is_told_before_the_first_byte(config: Callable[..., ExportConfig], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("papertune.export.convert.memory_free", lambda: 200 << 20)
+    with pytest.raises(OutOfMemory, match=r"needs 0\.3 GiB of memory; 0\.2 GiB are free") as caught:
+        run(config(keep_merged=True))
+    assert caught.value.remedy == "Close other programs."
+    assert not list(Path().iterdir())
+    with monkeypatch.context() as roomy:
+        roomy.setattr("papertune.export.convert.memory_free", lambda: 1 << 30)
+        run(config())
+    assert run(config()).fresh  # nothing to do needs no memory
+    with pytest.raises(OutOfMemory):
+        run(config(ollama_name="other"))
 
 
 def test_a_run_stopped_between_tensors_goes_on_there(config: Callable[..., ExportConfig]) -> None:
