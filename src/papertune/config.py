@@ -202,7 +202,8 @@ class EvaluateConfig(Config):
     context: int = setting(512, "Tokens the model sees at a time (as --max-seq-len of training)", least=16)
     device: str = setting("auto", "Where base model and adapter run", choices=("auto", "cpu", "cuda"))
     threads: int = setting(0, "Processor cores to use; 0: all", least=0)
-    seed: int = setting(0, "Seed of the intervals", least=0)
+    sections: int = setting(8, "Sections of held-out papers that each model writes anew, to see how it ends and repeats itself; 0: none", least=0)
+    seed: int = setting(0, "Seed of the intervals and of what is written", least=0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import codecs
 import ctypes
 from collections.abc import Generator, Sequence
-from ctypes import POINTER, c_bool, c_char_p, c_float, c_int8, c_int32, c_size_t, c_uint32, c_void_p
+from ctypes import POINTER, c_bool, c_char_p, c_float, c_int8, c_int32, c_uint32, c_void_p
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from papertune.errors import BadGguf, MissingLibrary, OutOfMemory
-from papertune.sampling import Sampling
+from papertune.sampling import Sampler, Sampling
 
 _BATCH = 512  # tokens computed at a time
 _ROWS = 8  # rows of logits whose softmax is taken at a time: 1 MB, which stays in the cache
@@ -28,10 +28,6 @@ _ROWS = 8  # rows of logits whose softmax is taken at a time: 1 MB, which stays 
 
 class _Params(ctypes.Structure):
     _fields_ = (("words", c_uint32 * 256),)
-
-
-class _ChainParams(ctypes.Structure):
-    _fields_ = (("no_perf", c_bool),)
 
 
 class _Batch(ctypes.Structure):
@@ -74,15 +70,6 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {  # name → result, arguments
     "llama_memory_clear": (None, c_void_p, c_bool),
     "llama_decode": (c_int32, c_void_p, _Batch),
     "llama_get_logits": (POINTER(c_float), c_void_p),
-    "llama_sampler_chain_init": (c_void_p, _ChainParams),
-    "llama_sampler_chain_add": (None, c_void_p, c_void_p),
-    "llama_sampler_init_penalties": (c_void_p, c_int32, c_float, c_float, c_float),
-    "llama_sampler_init_top_k": (c_void_p, c_int32),
-    "llama_sampler_init_top_p": (c_void_p, c_float, c_size_t),
-    "llama_sampler_init_temp": (c_void_p, c_float),
-    "llama_sampler_init_dist": (c_void_p, c_uint32),
-    "llama_sampler_sample": (c_int32, c_void_p, c_void_p, c_int32),
-    "llama_sampler_free": (None, c_void_p),
 }
 
 
@@ -142,7 +129,7 @@ class Gguf:
             asked = np.arange(first, last) >= start - 1
             asked[-1] = True  # llama.cpp wants at least one
             self._compute(tokens[first:last], asked)
-            rows = np.ctypeslib.as_array(self._library.llama_get_logits(self._context), (int(asked.sum()), self.tokens))
+            rows = self._logits(int(asked.sum()))
             predicting = np.flatnonzero(asked) + first
             useful = (predicting >= start - 1) & (predicting + 1 < len(tokens))
             parts.append(_cross_entropy(rows[useful], tokens[predicting[useful] + 1]))
@@ -158,19 +145,16 @@ class Gguf:
         for first in range(0, len(ids), _BATCH):
             part = np.array(ids[first : first + _BATCH], np.int32)
             self._compute(part, np.arange(len(part)) == len(part) - 1)
-        chain = self._chain(sampling)
+        sampler = Sampler(sampling)
         utf8 = codecs.getincrementaldecoder("utf-8")("replace")  # a character may be split over tokens
-        try:
-            for _ in range(most):
-                token = self._library.llama_sampler_sample(chain, self._context, -1)
-                if self._library.llama_vocab_is_eog(self._vocab, token):
-                    return True
-                if piece := utf8.decode(self._piece(token)):
-                    yield piece
-                self._compute(np.array([token], np.int32), np.ones(1, bool))
-            return False
-        finally:
-            self._library.llama_sampler_free(chain)
+        for _ in range(most):
+            token = sampler.draw(self._logits(1)[0])
+            if self._library.llama_vocab_is_eog(self._vocab, token):
+                return True
+            if piece := utf8.decode(self._piece(token)):
+                yield piece
+            self._compute(np.array([token], np.int32), np.ones(1, bool))
+        return False
 
     def close(self) -> None:
         if self._context:
@@ -195,20 +179,14 @@ class Gguf:
         if self._library.llama_decode(self._context, batch):
             raise OutOfMemory(f"llama.cpp could not go on with {self.path}.", "Choose a smaller --context.")
 
+    def _logits(self, rows: int) -> np.ndarray:
+        """(rows, vocabulary), float32: what was asked for last; gone with the next computation."""
+        return np.ctypeslib.as_array(self._library.llama_get_logits(self._context), (rows, self.tokens))
+
     def _piece(self, token: int) -> bytes:
         buffer = ctypes.create_string_buffer(256)
         size = self._library.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)
         return buffer.raw[: max(0, size)]
-
-    def _chain(self, sampling: Sampling) -> Any:
-        library = self._library
-        chain = library.llama_sampler_chain_init(_ChainParams(True))
-        steps = [library.llama_sampler_init_penalties(sampling.repeat_last_n, sampling.repeat_penalty, 0.0, 0.0)]
-        steps += [library.llama_sampler_init_top_k(sampling.top_k), library.llama_sampler_init_top_p(sampling.top_p, 1)]
-        steps += [library.llama_sampler_init_temp(sampling.temperature), library.llama_sampler_init_dist(sampling.seed % (1 << 32))]
-        for step in steps:
-            library.llama_sampler_chain_add(chain, step)
-        return chain
 
 
 def _cross_entropy(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +16,14 @@ from papertune.dataset import stage as dataset
 from papertune.errors import BadAdapter, BadDataset, BadGguf, BadValue
 from papertune.evaluate import check
 from papertune.evaluate.models import GgufModel, TorchModel
-from papertune.evaluate.passages import Passage, read_papers
+from papertune.evaluate.passages import Paper, Passage, read_papers
 from papertune.evaluate.perplexity import Measured, bits_per_byte, change, tokenize, windows
 from papertune.evaluate.stage import GENERAL, HELD_OUT, run
+from papertune.evaluate.writing import MOST, choose, sections_of, write
 from papertune.events import Event, Unit
 from papertune.export import stage as export
 from papertune.records import Example, read_examples
+from papertune.sampling import Sampling
 from tests.adapters import random_adapter
 from tests.papers import write_papers
 
@@ -53,6 +55,7 @@ def config(made: Path, tmp_path: Path) -> Callable[..., EvaluateConfig]:
                 "context": 256,
                 "device": "cpu",
                 "threads": 1,
+                "sections": 0,
                 **changes,
             }
         )
@@ -106,8 +109,8 @@ def test_every_byte_counts_once_and_the_figure_is_its_definition(made: Path, con
 
 
 def test_the_same_run_gives_the_same_digits(config: Callable[..., EvaluateConfig], made: Path, tmp_path: Path) -> None:
-    run(config(gguf=(made / "tiny.gguf",)))
-    run(config(gguf=(made / "tiny.gguf",), output_dir=tmp_path / "again"))
+    run(config(gguf=(made / "tiny.gguf",), sections=1))
+    run(config(gguf=(made / "tiny.gguf",), sections=1, output_dir=tmp_path / "again"))
     assert (tmp_path / "again" / "evaluation.json").read_bytes() == (config().output_dir / "evaluation.json").read_bytes()
 
 
@@ -126,6 +129,61 @@ def test_a_stopped_run_goes_on_where_it_was_and_a_finished_one_measures_nothing(
     assert again.fresh
     assert not again.states["ok"]
     assert run(config(context=128)).states["fresh"] == 0
+
+
+def test_every_model_writes_the_same_sections_anew(config: Callable[..., EvaluateConfig], made: Path) -> None:
+    """A model of random weights does not end; the adapter's size is small, so float32 and F16 may still part ways in a draw."""
+    report = run(config(gguf=(made / "tiny.gguf",), sections=2, context=128))
+    writing = json.loads((config().output_dir / "evaluation.json").read_text())["writing"]
+    assert len(writing["sections"]) == 2
+    assert [len(model["texts"]) for model in writing["models"]] == [2, 2, 2]
+    for model in writing["models"]:
+        assert sum(model["ends"].values()) == 2
+        assert all(text["text"] for text in model["texts"])
+        assert 0 <= model["rep_4"] <= model["rep_2"] < 1
+    texts = {(text["text"]) for model in writing["models"][:2] for text in model["texts"]}
+    assert len(texts) == 4  # another model and another section, another text
+    assert "| the authors |" in (config().output_dir / "evaluation.md").read_text()
+    assert any(name.endswith(", writing") for name, _ in report.summary)
+    events: list[Event] = []
+    run(config(gguf=(made / "tiny.gguf",), sections=2, context=128), on_event=events.append)
+    assert not any(isinstance(event, Unit) for event in events)
+
+
+def test_a_model_that_ends_or_begins_another_section_is_told_apart_from_one_that_is_stopped() -> None:
+    class Scripted:
+        window = 1000
+
+        def __init__(self, pieces: list[str], ended: bool) -> None:
+            self.pieces, self.ended, self.most = pieces, ended, 0
+
+        def write(self, _prompt: str, _sampling: Sampling, most: int) -> Generator[str, None, bool]:
+            self.most = most
+            yield from self.pieces
+            return self.ended
+
+    long = Scripted(["Some ", "words.\n\n"], False)
+    assert write(long, "# T\n\n", Sampling()) == {"text": "Some words.", "end": "cut"}  # type: ignore[arg-type]
+    assert long.most == MOST
+    assert write(Scripted(["Some."], True), "# T\n\n", Sampling()) == {"text": "Some.", "end": "end"}  # type: ignore[arg-type]
+    next_one = Scripted(["Some.\n", "\n#", "# Results", "\n\nMore."], True)
+    assert write(next_one, "# T\n\n", Sampling()) == {"text": "Some.", "end": "heading"}  # type: ignore[arg-type]
+
+
+def test_only_whole_sections_are_written_anew() -> None:
+    body = " ".join(["word"] * 40) + "."
+    whole = f"# T\n\n## Methods\n\n### Soil\n\n{body}\n\n### Water\n\n{body}\n\n## Results\n\n{body}"
+    paper = Paper("p", (Passage("", whole),))
+    prompts = ["# T\n\n## Methods\n\n### Soil\n\n", "# T\n\n## Methods\n\n### Water\n\n", "# T\n\n## Results\n\n"]
+    assert [section.prompt for section in sections_of(paper)] == prompts
+    assert all(section.text == body for section in sections_of(paper))
+    assert sections_of(Paper("p", (Passage("# T\n\n## A\n\n…\n\n", body),))) == []  # it began before
+    assert sections_of(Paper("p", (Passage("# T\n\n## A\n\n", body, ends=False),))) == []  # it goes on after
+    assert sections_of(Paper("p", (Passage("# T\n\n## Contents\n\n", body),))) == []
+    so_far = Passage(f"# T\n\n## A\n\n{body}\n\n…\n\n## B\n\n", body)
+    assert [section.prompt for section in sections_of(Paper("p", (so_far,)))] == ["# T\n\n## B\n\n"]
+    assert [s.paper for s in choose([paper, Paper("q", paper.passages)], 5, seed=0)] == ["p", "q", "p", "q", "p"]
+    assert choose([Paper("short", (Passage("", "# T\n\n## A\n\nToo short."),))], 5, seed=0) == []
 
 
 def test_a_text_file_can_be_measured_too(config: Callable[..., EvaluateConfig], made: Path) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from papertune.adapter import Adapter
 from papertune.base import Base
 from papertune.errors import BadAdapter, BadModel, MissingLibrary
+from papertune.sampling import Sampler, Sampling
 from papertune.tokenizer import open_tokenizer
 
 _HALF = 2  # bytes a weight
@@ -37,7 +38,7 @@ class TorchModel:
         torch.set_num_threads(threads)
         self.name, self.window, self._torch = base.name, window, torch
         self._tokenizer = open_tokenizer(base.folder)
-        self.bos = self._tokenizer.bos
+        self.bos, self.eos = self._tokenizer.bos, self._tokenizer.eos
         self._device, self.precision, options = _placement(base, device, torch)
         try:
             self._model: Any = AutoModelForCausalLM.from_pretrained(base.folder, local_files_only=True, attn_implementation="sdpa", **options)
@@ -67,6 +68,36 @@ class TorchModel:
                 logits = self._causal.lm_head(rows).float()
                 parts.append(torch.logsumexp(logits, dim=1) - logits.gather(1, targets[:, None])[:, 0])
             return np.asarray(torch.cat(parts).double().cpu().numpy())
+
+    def logits_after(self, ids: Sequence[int]) -> Generator[np.ndarray, int, None]:
+        """The logits of the token after these, float32; send it the token that was chosen, for those of the one after it."""
+        torch, past = self._torch, None
+        tokens = list(ids)
+        while True:
+            with torch.no_grad():
+                answer = self._causal(input_ids=torch.tensor([tokens], device=self._device), past_key_values=past, use_cache=True, logits_to_keep=1)
+            past = answer.past_key_values
+            tokens = [(yield answer.logits[0, -1].float().cpu().numpy())]
+
+    def write(self, prompt: str, sampling: Sampling, most: int) -> Generator[str, None, bool]:
+        """Text after ``prompt`` piece by piece, at most ``most`` tokens; returns whether the model itself ended the text."""
+        given = self.encode(prompt)[-(self.window - most - 1) :]
+        shown = len(self.decode(given))
+        written: list[int] = []
+        sampler = Sampler(sampling)
+        with closing(self.logits_after([self.bos, *given])) as logits:
+            values = next(logits)
+            while len(written) < most:
+                token = sampler.draw(values)
+                if token == self.eos:
+                    return True
+                written.append(token)
+                text = self.decode([*given, *written])
+                if not text.endswith("\ufffd"):  # a character may be split over tokens
+                    yield text[shown:]
+                    shown = len(text)
+                values = logits.send(token)
+        return False
 
     @contextmanager
     def untuned(self) -> Iterator[None]:
@@ -127,4 +158,4 @@ class GgufModel:
 
         self.gguf = Gguf(path, context=window, threads=threads)
         self.name, self.window, self.bos = path.name, self.gguf.context, self.gguf.bos
-        self.encode, self.decode, self.losses = self.gguf.encode, self.gguf.decode, self.gguf.losses
+        self.encode, self.decode, self.losses, self.write = self.gguf.encode, self.gguf.decode, self.gguf.losses, self.gguf.write

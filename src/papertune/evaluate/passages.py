@@ -15,11 +15,15 @@ _DOCUMENT = "\n\x1e\n"  # the line between documents of one file
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """The model reads ``prompt`` and the first ``known`` characters of ``text``; the rest of ``text`` is what it is measured on."""
+    """The model reads ``prompt`` and the first ``known`` characters of ``text``; the rest of ``text`` is what it is measured on.
+
+    ``ends``: the paper or section truly ends with it.
+    """
 
     prompt: str
     text: str
     known: int = 0
+    ends: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,7 @@ def _passages(examples: list[Example]) -> Iterator[Passage]:
     for example in sorted(examples, key=lambda e: e.span or (0, 0)):
         known = _repeated(before, example) if before else 0
         if example.text[known:].strip():
-            yield Passage(example.prompt, example.text, known)
+            yield Passage(example.prompt, example.text, known, example.end)
         before = example
 
 

@@ -9,7 +9,7 @@ least half a window of its own text (at the text's beginning: after all there is
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,6 +17,8 @@ from papertune.evaluate.passages import Paper, Passage
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from papertune.sampling import Sampling
 
 RESAMPLES = 10_000
 
@@ -36,6 +38,9 @@ class Model(Protocol):
 
     def losses(self, ids: Sequence[int], start: int) -> np.ndarray:
         """-ln p of each of ``ids[start:]``, in nats; ``start`` ≥ 1."""
+
+    def write(self, prompt: str, sampling: Sampling, most: int) -> Generator[str, None, bool]:
+        """Text after ``prompt`` in pieces, at most ``most`` tokens; returns whether the model itself ended it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,9 @@ from papertune.config import EvaluateConfig
 from papertune.errors import BadDataset
 from papertune.evaluate.passages import Paper, documents, read_papers
 from papertune.evaluate.perplexity import Interval, Measured, bits_per_byte, change, measure
-from papertune.evaluate.results import as_markdown, in_words
+from papertune.evaluate.results import as_markdown, in_words, writing_in_words
 from papertune.evaluate.subjects import Subject, Subjects
+from papertune.evaluate.writing import write_sections
 from papertune.events import Notice, OnEvent, Report, Started, Unit, ignore
 from papertune.files import make_folder, write_text
 from papertune.manifest import Manifest, key_of
@@ -45,6 +46,7 @@ def run(config: EvaluateConfig, *, on_event: OnEvent = ignore) -> Report:
         measuring = _Measuring(config, texts, manifest, on_event)
         measuring.all(subjects)
         results = _results(config, subjects.all, measuring, on_event)
+        results["writing"] = write_sections(config, subjects, texts[HELD_OUT], manifest, on_event)
     results["copies"] = _copies(config, texts[HELD_OUT], on_event)
     figures = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
     for name, text in (("evaluation.json", figures), ("evaluation.md", as_markdown(results, (HELD_OUT, GENERAL)))):
@@ -97,7 +99,8 @@ class _Measuring:
                 self.done[kind, subject.name] = [Measured(**item) if item else None for item in items]
 
     def _key(self, subject: Subject, paper: Paper) -> str:
-        content = hashlib.sha256(json.dumps([asdict(p) for p in paper.passages]).encode()).hexdigest()
+        read = [{"prompt": p.prompt, "text": p.text, "known": p.known} for p in paper.passages]
+        content = hashlib.sha256(json.dumps(read).encode()).hexdigest()
         return key_of(content, {"model": subject.fingerprint, "kind": subject.kind, "context": self.config.context}, CODE_VERSION)
 
 
@@ -168,6 +171,8 @@ def _copies(config: EvaluateConfig, papers: Sequence[Paper], on_event: OnEvent) 
 def _summary(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = [(f"{model['name']}, {kind}", in_words(model[kind])) for model in results["models"] for kind in (HELD_OUT, GENERAL)]
     rows += [(f"change to {c['to']}, {kind}", in_words(c[kind], signed=True)) for c in results["changes"] for kind in (HELD_OUT, GENERAL)]
+    if writing := results["writing"]:
+        rows += [(f"{model['name']}, writing", writing_in_words(model, writing)) for model in writing["models"]]
     if copies := results["copies"]:
         longest = max(paper["longest"] for paper in copies["papers"])
         long = sum(len(paper["copies"]) for paper in copies["papers"])

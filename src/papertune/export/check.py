@@ -46,7 +46,7 @@ class LoadedGguf(Gguf):
         for first in range(0, len(tokens), _AT_ONCE):
             part = tokens[first : first + _AT_ONCE]
             self._compute(part, np.ones(len(part), bool))
-            parts.append(np.ctypeslib.as_array(self._library.llama_get_logits(self._context), (len(part), self.tokens)).copy())
+            parts.append(self._logits(len(part)).copy())
         return np.concatenate(parts)
 
     def generate(self, prompt: str, max_tokens: int, seed: int = 0, temperature: float = 0.8) -> str:

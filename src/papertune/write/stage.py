@@ -22,6 +22,7 @@ from papertune.events import Notice, OnEvent, Report, Started, Unit, ignore
 from papertune.files import make_folder, write_text
 from papertune.manifest import Manifest, read_manifest
 from papertune.prompts import SENTENCE
+from papertune.repetition import rep
 from papertune.sampling import Sampling
 from papertune.tokenizer import open_tokenizer
 from papertune.write.guard import Guard
@@ -45,7 +46,12 @@ def run(config: WriteConfig, *, on_event: OnEvent = ignore) -> Report:
         article = _Article(config, output, journal, on_event)
         article.finish(given)
     report = Report("write", written=[output], states=article.states, fresh=article.fresh)
-    report.summary = [("sections", str(len(article.sections))), ("words", f"{article.words:,}"), *_copies(config, article.text, on_event)]
+    report.summary = [
+        ("sections", str(len(article.sections))),
+        ("words", f"{article.words:,} of {config.words:,} asked"),
+        ("repeated", f"{rep(article.text, 4):.1%} of the runs of four words"),
+        *_copies(config, article.text, on_event),
+    ]
     report.next_command = f"papertune check {output}"
     return report
 
