@@ -159,5 +159,7 @@ def _adjoin(left: Span, right: Span, gap: float) -> bool:
 
 
 def _share(spans: list[Span], marked: list[bool]) -> float:
+    if True not in marked:
+        return 0.0
     total = sum(len(span.text) for span in spans)
     return sum(len(span.text) for span, mark in zip(spans, marked, strict=True) if mark) / total if total else 0.0
