@@ -97,7 +97,7 @@ class Reading:
                     self._end(job, _verdict(job), outcome.seconds)
                     continue
                 self.ledger.waiting(job)
-                if _kind(job) == kind:
+                if _kind(job) == kind:  # at once: it may run into two more limits, and should not be alone with them at the end
                     workers.submit(self._task(job), first=True)
                 else:
                     passed_on.append(job)

@@ -17,7 +17,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
+from papertune.config import ExtractConfig
 from papertune.extract.discover import Found
+from papertune.extract.engines import Engines
 from papertune.extract.reading import Answer
 from papertune.extract.states import PASSING, STATES, WRITTEN, State
 from papertune.manifest import Item, Manifest, key_of
@@ -58,8 +60,13 @@ def known_hash(item: Item, file: Found) -> str:
     return str(item.get("sha256", "")) if same else ""
 
 
+def settings_of(config: ExtractConfig, engines: Engines) -> dict[str, Any]:
+    """Whatever the texts depend on beside the files themselves."""
+    return {"pdf": engines.pdf, "epub": engines.epub, "min_length": config.min_length}
+
+
 class Ledger:
-    """The manifest's items as extraction means them. ``folder`` is the output folder, ``settings`` whatever else the texts depend on."""
+    """The manifest's items as extraction means them. ``folder`` is the output folder, ``settings`` those of ``settings_of``."""
 
     def __init__(self, manifest: Manifest, folder: Path, settings: Mapping[str, Any]) -> None:
         self._manifest = manifest

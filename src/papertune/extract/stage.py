@@ -21,7 +21,7 @@ from papertune.events import Notice, OnEvent, Report, Started, ignore
 from papertune.extract.chain import LOG, Reading
 from papertune.extract.discover import discover
 from papertune.extract.engines import INSTALL_OCR, Engines, choose_engines
-from papertune.extract.ledger import Ledger
+from papertune.extract.ledger import Ledger, settings_of
 from papertune.extract.states import STATES
 from papertune.extract.stock import take_stock
 from papertune.files import PART, make_folder
@@ -44,7 +44,7 @@ def run(config: ExtractConfig, *, on_event: OnEvent = ignore) -> Report:
     with Manifest(config.output_dir / ".resume.json", header, resume=config.resume) as manifest, _logging(config.output_dir / LOG) as log:
         _sweep(config.output_dir)
         log.info("the run begins: %d files, engines %s", len(files), " > ".join(engines.pdf))
-        ledger = Ledger(manifest, config.output_dir, {"pdf": engines.pdf, "epub": engines.epub, "min_length": config.min_length})
+        ledger = Ledger(manifest, config.output_dir, settings_of(config, engines))
         stock = take_stock(files, ledger, engines, lambda item: _again(item, config, engines), log)
         on_event(Started("Extracting text", len(files), "files", stock.tally.total))
         reading = Reading(config, engines.options, ledger, log, on_event, stock.tally)
