@@ -33,8 +33,8 @@ ENDS = 3
 
 @dataclass(slots=True)
 class Job:
-    """A file to be read. ``chain`` are the backends still before it, the next one first; ``scan`` are those for a file without a text layer.
-    ``output`` is its outputs' name without suffix."""
+    """A file to be read. ``chain`` are the backends still before it, the next one first; ``scan`` are those for a file without a text layer,
+    ``second`` the one for a file on which the first is unsure. ``output`` is its outputs' name without suffix."""
 
     file: Found
     sha256: str
@@ -42,8 +42,13 @@ class Job:
     output: str
     chain: tuple[str, ...]
     scan: tuple[str, ...] = ()
+    second: tuple[str, ...] = ()
     failures: list[tuple[str, State, str]] = field(default_factory=list)
     ends: int = 0
+
+    def look_again(self) -> None:
+        """If the second look fails, the first one's word is taken."""
+        self.chain, self.second = (*self.second, *self.chain), ()
 
 
 def text_path(folder: Path, output: str) -> Path:
@@ -62,7 +67,7 @@ def known_hash(item: Item, file: Found) -> str:
 
 def settings_of(config: ExtractConfig, engines: Engines) -> dict[str, Any]:
     """Whatever the texts depend on beside the files themselves."""
-    return {"pdf": engines.pdf, "epub": engines.epub, "min_length": config.min_length}
+    return {"pdf": engines.pdf, "epub": engines.epub, "looks": engines.options.looks, "min_length": config.min_length}
 
 
 class Ledger:
@@ -100,7 +105,11 @@ class Ledger:
             return
         job.failures = [(engine, state, reason) for engine, state, reason in item["failures"]]
         job.ends = item["ends"]
-        if item["engine"] in job.chain:
+        if any(failure[0] in job.second for failure in job.failures):
+            job.second = ()
+        if item["engine"] in job.second:
+            job.look_again()
+        elif item["engine"] in job.chain:
             job.chain = job.chain[job.chain.index(item["engine"]) :]
         elif item["engine"] in job.scan:
             job.chain, job.scan = job.scan, ()
@@ -132,9 +141,7 @@ class Ledger:
 
     def _record(self, job: Job, state: str, reason: str, **more: Any) -> None:
         file = job.file
-        self._manifest.record(
-            self._key(file), made=job.made, sha256=job.sha256, size=file.size, mtime=file.mtime, state=state, reason=reason, **more
-        )
+        self._manifest.record(self._key(file), made=job.made, sha256=job.sha256, size=file.size, mtime=file.mtime, state=state, reason=reason, **more)
 
     def _key(self, file: Found) -> str:
         return self._prefix(file.folder) + file.name
