@@ -31,6 +31,7 @@ Status = Literal["ok", "raised", "timeout", "memory", "killed"]
 
 _POLL = 0.05  # seconds between looks at memory and clocks
 _START = 120.0  # seconds a process may take to come up: imports on a cold, busy disk
+_REAP = 5.0  # seconds to wait for a killed process: one that waits for a broken disk cannot die, and must not hold up the others
 _STARTS = 3  # processes in a row that may fail to come up before the run is stopped
 
 
@@ -55,8 +56,7 @@ class Workers(Generic[Task]):
 
     ``function`` and the tasks are pickled, so it must be importable by name. ``timeout`` is in seconds a task, ``memory_limit`` in bytes of
     resident memory a process. ``log`` takes what the processes print. ``on_start`` is called just before a process gets a task. A process is
-    replaced after ``recycle`` tasks, since native libraries leak; once one has died, a spare one is kept ready, so that the next death costs no
-    waiting. Raises WorkersCannotStart when processes cannot even start.
+    replaced after ``recycle`` tasks, since native libraries leak. Raises WorkersCannotStart when processes cannot even start.
     """
 
     def __init__(
@@ -75,7 +75,6 @@ class Workers(Generic[Task]):
         self._waiting: deque[Task] = deque()
         self._slots: list[_Slot[Task]] = []
         self._failed_starts = 0
-        self._spare = 0
 
     def submit(self, task: Task, *, first: bool = False) -> None:
         """Adds a task at the end of the queue, or at its front."""
@@ -102,18 +101,16 @@ class Workers(Generic[Task]):
             slot.kill()
 
     def _hand_out(self) -> None:
-        idle = [slot for slot in self._slots if slot.ready and not slot.busy]
-        busy = sum(slot.busy for slot in self._slots)
-        for slot in idle[: self._count - busy]:
+        for slot in [s for s in self._slots if s.ready and not s.busy]:
             if not self._waiting:
-                break
+                return
             if self._on_start:
                 self._on_start(self._waiting[0])
             slot.give(self._waiting.popleft())
-            busy += 1
-        wanted = min(self._count, busy + len(self._waiting)) + self._spare
-        while self._waiting and len(self._slots) < wanted:
+        coming = sum(not slot.ready for slot in self._slots)
+        while self._waiting and len(self._slots) < self._count and coming < len(self._waiting):
             self._slots.append(_Slot(self._function, self._log))
+            coming += 1
 
     def _look(self) -> Iterator[tuple[Task, Outcome]]:
         talking = wait([slot.pipe for slot in self._slots], timeout=_POLL)
@@ -122,7 +119,6 @@ class Workers(Generic[Task]):
             if not slot.alive:
                 slot.kill()
                 self._slots.remove(slot)
-                self._spare = 1
                 if not slot.ready:
                     self._start_failed(slot)
             if outcome is None:
@@ -198,7 +194,7 @@ class _Slot(Generic[Task]):
     def kill(self) -> None:
         self.alive = False
         self.process.kill()
-        self.process.join()
+        self.process.join(_REAP)
         self.pipe.close()
 
     def epitaph(self) -> str:

@@ -171,9 +171,10 @@ class _TextPage:
         """The characters between two indices. pdfium leaves some out of a text fetched at once: such a stretch is halved until those stand alone."""
         count = end - start
         buffer = (ctypes.c_ushort * (count + 1))()
-        written = raw.FPDFText_GetText(self.text, start, count, buffer) - 1
-        if written == count:
-            yield bytes(buffer)[: 2 * count].decode("utf-16-le", "surrogatepass")
+        raw.FPDFText_GetText(self.text, start, count, buffer)
+        text = bytes(buffer)[: 2 * count].decode("utf-16-le", "surrogatepass")
+        if len(text) == count and "\0" not in text:
+            yield text
         elif count <= SINGLY:
             yield "".join(chr(raw.FPDFText_GetUnicode(self.text, index)) for index in range(start, end))
         else:
