@@ -21,6 +21,8 @@ from tests.crashers import misbehave
 from tests.hostile import PROSE, paper
 
 MAKER = ("tests.misbehaving:open_backend", ())
+NO_BACKEND = ("tests.misbehaving:there_is_none", ())
+"""Its libraries are there, but it fails on every file."""
 
 
 class Misbehaving:

@@ -18,7 +18,7 @@ from papertune.extract.stage import run
 from papertune.manifest import read_manifest
 from papertune.records import Document
 from tests import hostile
-from tests.misbehaving import MAKER, bad_paper
+from tests.misbehaving import MAKER, NO_BACKEND, bad_paper
 
 ENGINE = "fast"
 Extract = Callable[..., Report]
@@ -228,7 +228,7 @@ def test_docling_asked_for_without_weights_names_the_command(pdfs: Path, extract
 @pytest.fixture
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that passes for one with Docling's weights, on a machine without a GPU, and one who passes for Docling."""
-    monkeypatch.setitem(backend.BACKENDS, "docling", ("tests.misbehaving:none", ()))
+    monkeypatch.setitem(backend.BACKENDS, "docling", NO_BACKEND)
     monkeypatch.setitem(backend.BACKENDS, "second-look", ("tests.misbehaving:open_second_look", ()))
     monkeypatch.setattr(engines, "gpus", lambda: ())
     weights = tmp_path / "models" / "docling-project--docling-layout-heron" / "model.safetensors"
@@ -310,8 +310,9 @@ def test_files_of_a_state_are_read_again_when_asked_for(pdfs: Path, out: Path, e
 
 
 def test_a_file_that_hit_a_limit_is_read_again_under_a_higher_one(pdfs: Path, extract: Extract, monkeypatch: pytest.MonkeyPatch) -> None:
-    for engine in ("fast", "pypdf", "pdfplumber"):
-        monkeypatch.setitem(backend.BACKENDS, engine, MAKER)
+    monkeypatch.setitem(backend.BACKENDS, "fast", MAKER)
+    for engine in ("pypdf", "pdfplumber"):
+        monkeypatch.setitem(backend.BACKENDS, engine, NO_BACKEND)
     (pdfs / "a.pdf").write_bytes(hostile.paper(1))
     (pdfs / "slow.pdf").write_bytes(bad_paper("hang", 2))
     assert extract(timeout=4.0).states == {"ok": 1, "limit_time": 1}

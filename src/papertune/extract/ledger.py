@@ -22,6 +22,7 @@ from papertune.extract.discover import Found
 from papertune.extract.engines import Engines
 from papertune.extract.reading import Answer
 from papertune.extract.states import PASSING, STATES, WRITTEN, State
+from papertune.files import PART
 from papertune.manifest import Item, Manifest, key_of
 
 CODE_VERSION = 1
@@ -74,9 +75,12 @@ class Ledger:
     """The manifest's items as extraction means them. ``folder`` is the output folder, ``settings`` those of ``settings_of``."""
 
     def __init__(self, manifest: Manifest, folder: Path, settings: Mapping[str, Any]) -> None:
+        """Removes what a killed run was writing: the lock on the manifest is held, so no one else writes here."""
         self._manifest = manifest
         self._folder = str(folder.absolute())
-        self._there = {entry.name for entry in os.scandir(folder)}
+        self._there = set(os.listdir(folder))  # noqa: PTH208 - a Path a file costs more than the call
+        for name in [name for name in self._there if name.endswith((f".txt{PART}", f".blocks.json{PART}"))]:
+            (folder / name).unlink(missing_ok=True)
         self._settings = key_of("", settings, CODE_VERSION)
         self._prefix = cache(self._seen_from_output)
 
