@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -67,7 +67,11 @@ class Document:
         return "\n\n".join(parts) + "\n" if parts else ""
 
     def to_json(self) -> str:
-        return json.dumps({"version": 1, **asdict(self)}, ensure_ascii=False, separators=(",", ":"))
+        blocks = [
+            {"kind": b.kind, "text": b.text, "places": [{"page": p.page, "box": p.box} for p in b.places], "level": b.level} for b in self.blocks
+        ]
+        head = {"version": 1, "source": self.source, "sha256": self.sha256, "engine": self.engine, "pages": self.pages}
+        return _COMPACT.encode({**head, "blocks": blocks})
 
     @classmethod
     def from_json(cls, text: str) -> Document:

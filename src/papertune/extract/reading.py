@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from papertune.extract.backend import Backend, CannotRead, NeedsPassword, Options, PartlyRead, open_backend
+from papertune.extract.backend import Backend, CannotRead, NeedsPassword, Options, PartlyRead, Unsure, open_backend
 from papertune.extract.states import State
 
 
@@ -27,7 +27,8 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """``text`` and ``sidecar`` are set in the states that are written; ``chars`` is the length of the running text."""
+    """``text`` and ``sidecar`` are set in the states that are written; ``chars`` is the length of the running text. ``unsure`` asks for a second
+    look, whatever the state."""
 
     state: State
     reason: str = ""
@@ -35,6 +36,7 @@ class Answer:
     sidecar: str = ""
     pages: int = 0
     chars: int = 0
+    unsure: bool = False
 
 
 def read(task: Task) -> Answer:
@@ -45,6 +47,8 @@ def read(task: Task) -> Answer:
         document = _backend(task.maker, task.options).read(task.path)
     except PartlyRead as error:
         state, reason, document = "partial", str(error), error.document
+    except Unsure as error:
+        return Answer("partial", str(error), unsure=True)
     except NeedsPassword as error:
         # pdfium says so of some broken files too. The mark stands uncompressed even where the objects are packed: ISO 32000-1, 7.5.8.
         locked = b"/Encrypt" in task.path.read_bytes()
@@ -63,7 +67,7 @@ def read(task: Task) -> Answer:
         return Answer("unreadable", error.strerror or str(error))
     if (status.st_size, status.st_mtime_ns) != (task.size, task.mtime):
         return Answer("changed", "it was written to while it was read; run again")
-    document = replace(document, source=task.source, sha256=task.sha256, engine=task.engine)
+    document = replace(document, source=task.source, sha256=task.sha256)
     text = document.running_text()
     chars = len(text.strip())
     if chars < task.min_length:

@@ -65,13 +65,14 @@ def _model() -> tuple[Forest, NDArray[np.float32]]:
     return Forest(depth=int(arrays.pop("depth")), **arrays), transitions
 
 
-def kinds_of(rows: Sequence[Row], body: Body) -> list[Kind]:
-    """The kind of each row."""
+def kinds_of(rows: Sequence[Row], body: Body) -> tuple[list[Kind], list[float]]:
+    """The kind of each row, and the probability that the trees alone give to its label."""
     if not rows:
-        return []
+        return [], []
     forest, transitions = _model()
-    labels = likeliest(forest.log_probabilities(features_of(rows, body)), TRUST_IN_SEQUENCE * transitions)
-    return kinds_of_labels(labels, rows, body)
+    scores = forest.log_probabilities(features_of(rows, body))
+    labels = likeliest(scores, TRUST_IN_SEQUENCE * transitions)
+    return kinds_of_labels(labels, rows, body), np.exp(scores[np.arange(len(rows)), labels]).tolist()
 
 
 def kinds_of_labels(labels: Sequence[int], rows: Sequence[Row], body: Body) -> list[Kind]:

@@ -103,13 +103,17 @@ class Line:
 
 @dataclass
 class Page:
-    """A page as its backend read it. ``upright`` spans are in drawing order; ``rotated`` ones run at an angle (stamps, axis labels)."""
+    """A page as its backend read it. ``upright`` spans are in drawing order; ``rotated`` ones run at an angle (stamps, axis labels).
+
+    ``picture`` says that there is no text, but a picture over most of the page.
+    """
 
     number: int
     width: float
     height: float
     upright: list[Span] = field(default_factory=list)
     rotated: list[Span] = field(default_factory=list)
+    picture: bool = False
 
 
 def lines_of(page: Page) -> list[Line]:
@@ -159,5 +163,7 @@ def _adjoin(left: Span, right: Span, gap: float) -> bool:
 
 
 def _share(spans: list[Span], marked: list[bool]) -> float:
+    if True not in marked:
+        return 0.0
     total = sum(len(span.text) for span in spans)
     return sum(len(span.text) for span, mark in zip(spans, marked, strict=True) if mark) / total if total else 0.0
