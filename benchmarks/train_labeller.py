@@ -35,6 +35,7 @@ from papertune.records import Document
 LABELS = labeller.LABELS
 GRAM = 8  # letters
 SURE, UNLIKE = 0.5, 0.3  # share of a line's sequences found in a kind of truth: enough for its label, too few for any
+LINES_OF_HEADING = 6
 TAIL = 25  # rows at the end of a paper that may stand behind the references
 ONE_PUBLISHER = {"Hindawi Publishing Corporation": "Hindawi", "Nature Publishing Group UK": "Nature", "Nature Publishing Group": "Nature",
                  "Springer US": "Springer", "Springer Singapore": "Springer"}  # fmt: skip
@@ -59,6 +60,22 @@ def grams(texts: Sequence[str]) -> set[str]:
     return {text[at : at + GRAM] for text in map(letters, texts) for at in range(len(text) - GRAM + 1)}
 
 
+def rows_of_headings(texts: Sequence[str], headings: Sequence[str]) -> set[int]:
+    """The rows that together are a heading of several lines, none of them long enough to tell."""
+    wanted = set(headings)
+    longest = max(map(len, wanted), default=0)
+    found: set[int] = set()
+    for start in range(len(texts)):
+        text = unnumbered(texts[start])
+        for end in range(start + 1, min(start + LINES_OF_HEADING, len(texts))):
+            text += texts[end]
+            if len(text) > longest:
+                break
+            if text in wanted and texts[start] and texts[end]:
+                found.update(range(start, end + 1))
+    return found
+
+
 def weak_labels(truth: dict[str, Any], rows: Sequence[Row]) -> list[str | None]:
     """A label for each row; None where the truth does not tell."""
     headings = [unnumbered(letters(block["text"])) for block in truth["main"] if block["kind"] == "heading"][1:]
@@ -73,6 +90,7 @@ def weak_labels(truth: dict[str, Any], rows: Sequence[Row]) -> list[str | None]:
     }
     heads_of_references = [index for index, row in enumerate(rows) if patterns.REFERENCES.fullmatch(row.line.text)]
     references = heads_of_references[-1] if heads_of_references else len(rows)
+    whole = rows_of_headings([letters(row.line.text) for row in rows], headings)
     found: list[str | None] = []
     for index, row in enumerate(rows):
         text = letters(row.line.text)
@@ -87,7 +105,7 @@ def weak_labels(truth: dict[str, Any], rows: Sequence[Row]) -> list[str | None]:
             label = "title"
         elif index == references:
             label = "reference"
-        elif len(bare) > 3 and (bare in headings or bare == "abstract") and not (index > references and share["reference"] > SURE):
+        elif (index in whole or (len(bare) > 3 and (bare in headings or bare == "abstract"))) and not (index > references and share["reference"] > SURE):
             label = "heading"
         elif index > 0.4 * len(rows) and {text, bare} & back_headings:
             label = "back"

@@ -21,9 +21,10 @@ from papertune.extract.layout import lay_out
 from papertune.extract.layout.lines import Page, Span
 from papertune.records import Document
 
-BOLD = re.compile(r"bold|black|heavy|semibold|demi|[-.,]B(I|$)|CMBX|MTSYB", re.I)
-ITALIC = re.compile(r"[Ii]tal|ITAL|[Oo]bli|[Ss]lant|[-.,](B?I|It)($|\W)|[a-z]It$|CMTI|CMMI")
-SUBSET_TAG = re.compile(r"[A-Z]{6}\+|[A-Z][a-z]{5}(?=Adv)")  # ISO 32000-1, 9.6.4; and as a large typesetter writes it, another on each page
+BOLD = re.compile(r"bold|black|heavy|demi|[-.,]B(I|$)|-(Bd|Hv|Blk)|-Medi($|Ital)|CM(SS)?BX|SFBX|CMB\d|MTSYB", re.I)
+ITALIC = re.compile(r"[Ii]tal|ITAL|[Oo]bli|[Ss]lant|[-.,](B?I|It)($|\W)|[a-z]It$|CMTI|CMMI|CMSL|SFTI|SFSL")
+SUBSET_TAG = re.compile(r"[A-Z]{6}\+|(?:[A-Z][a-z]{5})+(?=Adv)")  # ISO 32000-1, 9.6.4; and as a large typesetter writes it, another on each page
+FONT_PART = re.compile(r"\+[0-9a-f]{2}$|(?<=[a-z]{3})\d$")  # what is left of a font split into several: "AdvTT86d47313+20", "MinionPro-Regular2"
 SURROGATES = re.compile(r"[\ud800-\udfff]")
 FORCED_BOLD, ITALIC_FLAG = 1 << 18, 1 << 6  # font descriptor flags, ISO 32000-1 table 123
 HEADER_WITHIN = 1024  # bytes at the start among which "%PDF-" must stand, as in Acrobat
@@ -259,6 +260,7 @@ class _TextPage:
             name = buffer.value.decode("utf-8", "replace")
             if tag := SUBSET_TAG.match(name):
                 name = name[tag.end() :]
+            name = FONT_PART.sub("", name)
             flags = max(0, raw.FPDFFont_GetFlags(font))
             self.fonts[key] = (name, bool(BOLD.search(name) or flags & FORCED_BOLD), bool(ITALIC.search(name) or flags & ITALIC_FLAG))
         return self.fonts[key]

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from papertune.extract.layout import patterns
 from papertune.extract.layout.rules import kinds_by_rules
 from papertune.extract.layout.setting import Body, Row
+from papertune.extract.layout.styles import style_features
 from papertune.records import Kind
 
 TAIL = 24  # characters at a line's end among which a full stop and marks of citations stand
@@ -55,7 +56,12 @@ def features_of(rows: Sequence[Row], body: Body) -> NDArray[np.float32]:
     own = np.array(_own(rows, body), dtype=np.float32)
     wide = own[:, [OWN.index(name) for name in WIDE]]
     shifted = [np.roll(wide, -shift, axis=0) for shift in SHIFTS]
-    return np.hstack([own, np.array(_place(rows, own, kinds_by_rules(rows, body)), dtype=np.float32), *shifted]).astype(np.float32)
+    rules = kinds_by_rules(rows, body)
+    place = np.array(_place(rows, own, rules), dtype=np.float32)
+    starts = place[:, PLACE.index("starts_block")] > 0
+    columns = {name: own[:, index] for index, name in enumerate(OWN)}
+    style = style_features(rows, body, columns, starts, np.array([rule == "heading" for rule in rules]))
+    return np.hstack([own, place, style, *shifted]).astype(np.float32)
 
 
 def _own(rows: Sequence[Row], body: Body) -> list[list[float]]:
