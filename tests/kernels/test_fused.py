@@ -55,9 +55,9 @@ def test_dequantize_gives_the_same_bits(rows: int, columns: int, dtype: torch.dt
     fused.dequantize(weight, ours)
     reference.dequantize(weight, theirs)
     assert torch.equal(ours, theirs)
-    for lora in (0, 24):
-        b, a = torch.rand(rows, lora).to(dtype), torch.rand(lora, columns).to(dtype)
-        ours = torch.full((rows + lora, columns + lora), 7.0, dtype=dtype)
+    for wider_by, higher_by in ((0, 0), (24, 24), (16, 0)):
+        b, a = torch.rand(rows, wider_by).to(dtype), torch.rand(higher_by, columns).to(dtype)
+        ours = torch.full((rows + higher_by, columns + wider_by), 7.0, dtype=dtype)
         theirs = ours.clone()
         fused.join(weight, b, a, ours)
         reference.join(weight, b, a, theirs)

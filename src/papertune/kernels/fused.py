@@ -228,12 +228,13 @@ def _launch(weight: NF4, out: Tensor, b: Tensor | None, a: Tensor | None) -> Non
 
 
 def _run(weight: NF4, out: Tensor, b: Tensor | None, a: Tensor | None, *, shuffle: bool) -> None:
-    across, more = weight.columns // BLOCK, 0 if a is None else len(a)
+    across = weight.columns // BLOCK
+    wider, higher = 0 if b is None else b.shape[1], 0 if a is None else len(a)
     sources = (weight.codes.view(torch.int32), weight.scales, weight.steps, weight.offsets, weight.book, weight.levels)
     joined = (out if b is None else b, out if a is None else a)
-    shape = {"WARPS": _WARPS, "WIDTH": triton.next_power_of_2(max(1, more)), "SHUFFLE": shuffle}
-    _dequantize[(weight.rows + more, triton.cdiv(across, 32 * _WARPS))](
-        *sources, *joined, out, across, weight.rows, out.stride(0), more, **shape, num_warps=_WARPS, enable_fp_fusion=False
+    shape = {"WARPS": _WARPS, "WIDTH": triton.next_power_of_2(max(1, wider)), "SHUFFLE": shuffle}
+    _dequantize[(weight.rows + higher, triton.cdiv(across, 32 * _WARPS))](
+        *sources, *joined, out, across, weight.rows, out.stride(0), wider, **shape, num_warps=_WARPS, enable_fp_fusion=False
     )
 
 

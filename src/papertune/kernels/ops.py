@@ -70,7 +70,7 @@ def dequantize(weight: NF4, out: Tensor) -> None:
 
 
 def join(weight: NF4, b: Tensor, a: Tensor, out: Tensor) -> None:
-    """out (rows + R, columns + R) becomes [[W, B], [A, ·]] for b (rows, R) and a (R, columns) of out's type; its corner is left alone."""
+    """out (rows + S, columns + R) becomes [[W, B], [A, ·]] for b (rows, R) and a (S, columns) of out's type; its corner is left alone."""
     fused = _fused(out)
     if fused and weight.columns % BLOCK == 0:
         fused.join(weight, b, a, out)
