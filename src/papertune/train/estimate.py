@@ -148,7 +148,7 @@ def _measure(
     """Memory and time of a slice of so many layers."""
     engine = open_engine(name, base, device, lora, layers=layers)
     engine.load_adapter(initial_adapter({name: tuple(p.shape) for name, p in engine.parameters.items()}, schedule.seed))
-    optimizer = Optimizer(engine.parameters, half=device.dtype == torch.float16)
+    optimizer = Optimizer(engine.parameters, half=device.dtype == torch.float16, flat=engine.flat)
     cuda = device.kind == "cuda"
     take_step(engine, optimizer, longest[:1], schedule)  # makes the optimiser's state
     if cuda:

@@ -185,7 +185,7 @@ def benchmark(config: TrainConfig, on_event: OnEvent) -> Report:
     began = time.monotonic()
     engine = open_engine(name, base, device, inputs.lora(config))
     engine.load_adapter(initial_adapter({name: tuple(p.shape) for name, p in engine.parameters.items()}, schedule.seed))
-    optimizer = Optimizer(engine.parameters, half=device.dtype == torch.float16)
+    optimizer = Optimizer(engine.parameters, half=device.dtype == torch.float16, flat=engine.flat)
     loaded = time.monotonic() - began
     if device.kind == "cuda":
         torch.cuda.reset_peak_memory_stats()

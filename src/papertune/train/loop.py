@@ -36,7 +36,8 @@ VALIDATION = 128  # sequences a validation measures, spread evenly over the held
 
 
 class Engine(Protocol):
-    """Runs the model. ``parameters`` are the LoRA weights by PEFT name, float32; ``accumulate`` adds to their gradients.
+    """Runs the model. ``parameters`` are the LoRA weights by PEFT name, float32; ``accumulate`` adds to their gradients. ``flat`` is one tensor
+    of which they are views, where the engine has that.
 
     ``micro_batches`` cuts sequences, in order, into what the engine takes at once; ``size`` is how many the user allows. ``room`` is how
     much the engine has found to fit into one (in a unit of its own, None: not yet known); it is kept in checkpoints, since another cut
@@ -46,6 +47,7 @@ class Engine(Protocol):
     name: str
     device: Device
     parameters: dict[str, torch.nn.Parameter]
+    flat: torch.nn.Parameter | None
     room: int | None
 
     def micro_batches(self, batch: Sequence[TokenSequence], size: int, /) -> list[list[TokenSequence]]: ...
