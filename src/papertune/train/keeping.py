@@ -77,7 +77,7 @@ class Keeper:
         return replace(self._state), *self._copied[1:]
 
     def _write(self, state: LoopState, tensors: Mapping[str, Tensor], rest: Mapping[str, Any], began: float, held: float) -> None:
-        optimizer = {name: tensor for name, tensor in tensors.items() if not name.startswith(_ADAPTER)}
+        optimizer = {name: tensor.numpy() for name, tensor in tensors.items() if not name.startswith(_ADAPTER)}
 
         def write_adapter(folder: Path) -> None:
             self._write_adapter(folder, _adapter(tensors), state)
