@@ -76,7 +76,7 @@ def test_tensors_are_read_by_safetensors_and_in_any_order_give_the_same_bytes(tm
         assert (found[name].dtype, found[name].shape, found[name].tobytes()) == (tensor.dtype, tensor.shape, tensor.tobytes())
     with safe_open(path, "np") as file:
         assert file.metadata() == {"format": "pt"}
-    write_tensors(other, {name: np.asfortranarray(tensors[name]) for name in reversed(tensors)})
+    write_tensors(other, {name: np.asarray(tensors[name], order="F") for name in reversed(tensors)})
     assert path.read_bytes() == other.read_bytes()
 
 
