@@ -127,10 +127,10 @@ def validation_tokens(held_out: Sequences, schedule: Schedule) -> float:
 
 def take_step(engine: Engine, optimizer: Optimizer, step: list[TokenSequence], schedule: Schedule) -> None:
     """One step as in training, without moving the weights."""
-    targets = sum(item.targets for item in step)
+    scale = optimizer.scale / sum(item.targets for item in step)
     losses, done = [], 0
     for part in engine.micro_batches(step, schedule.batch_size):
-        losses.append(engine.accumulate(part, optimizer.scale / targets, schedule.seed, range(done, done + len(part))))
+        losses.append(engine.accumulate(part, scale, schedule.seed, range(done, done + len(part))))
         done += len(part)
     float(torch.stack(losses).sum())  # waits for the device
     optimizer.clip()

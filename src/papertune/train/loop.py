@@ -47,9 +47,10 @@ class Engine(Protocol):
     name: str
     device: Device
     parameters: dict[str, torch.nn.Parameter]
-    flat: torch.nn.Parameter | None
     room: int | None
 
+    @property
+    def flat(self) -> torch.nn.Parameter | None: ...
     def micro_batches(self, batch: Sequence[TokenSequence], size: int, /) -> list[list[TokenSequence]]: ...
     def accumulate(self, batch: Sequence[TokenSequence], scale: float, seed: int, places: Sequence[int], /) -> torch.Tensor: ...
     def gradients(self) -> list[torch.Tensor]: ...
@@ -193,9 +194,10 @@ def _gradients(
     def accumulate() -> float:
         """This process's part of the loss in nats."""
         optimizer.forget()  # what a pass that ran out of memory has added
+        scale = optimizer.scale / targets
         total, done = [], 0
         for part in engine.micro_batches([batch[place] for place in mine], size):
-            total.append(engine.accumulate(part, optimizer.scale / targets, seed, mine[done : done + len(part)]))
+            total.append(engine.accumulate(part, scale, seed, mine[done : done + len(part)]))
             done += len(part)
         return _sum(total)
 

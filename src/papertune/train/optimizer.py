@@ -48,6 +48,8 @@ class Optimizer:
 
     @property
     def scale(self) -> float:
+        if not self._scaler.is_enabled():
+            return 1.0  # without waiting for the device
         return float(self._scaler.scale(torch.ones((), device=self._parameters[0].device)))  # it sets itself up when first asked to scale
 
     def clip(self) -> float:
