@@ -180,6 +180,8 @@ def benchmark(config: TrainConfig, on_event: OnEvent) -> Report:
 
     device, schedule = choose_device(), inputs.schedule(config, len(train_data), base)
     ceilings = measure_ceilings(device)
+    if device.kind == "cuda":
+        torch.cuda.empty_cache()
     name, why = choose_engine(config.engine, base, device)
     on_event(Notice(f"Measuring {device.title}, with the {name} engine, {why}."))
     began = time.monotonic()
