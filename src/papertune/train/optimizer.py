@@ -1,4 +1,4 @@
-"""AdamW with 8-bit state, gradient clipping, and the learning rate over a run.
+"""AdamW with 8-bit state (bitsandbytes' on a GPU, ``adam`` on a CPU), gradient clipping, and the learning rate over a run.
 
 The rate rises in a straight line over the first 3 % of the examples (at most 400 of them) and falls along half a cosine to zero at the
 last. It is a function of the share of examples seen, not of steps, so a run may go on with another batch size.
@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+from papertune.train.adam import BLOCK, LEAST, AdamW8bit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,19 +33,16 @@ class Optimizer:
     """Turns gathered gradients into a step. ``scale`` is what losses must be multiplied by: above 1 only in float16, whose small numbers vanish.
 
     ``flat`` is one tensor of which all parameters are views and no part is none's, where an engine has it so: it takes one launch to
-    step instead of one a matrix (448 in Mistral 7B). The state is told matrix by matrix all the same, with the same bits: bitsandbytes
-    scales it by blocks of 256 numbers, and a matrix must be made of whole blocks, and large enough to have state in 8 bits, for ``flat`` to be used.
+    step instead of one a matrix (448 in Mistral 7B). The state is told matrix by matrix all the same, with the same bits: it is scaled by
+    blocks, and a matrix must be made of whole blocks, and large enough to have state in 8 bits, for ``flat`` to be used.
     """
 
     def __init__(self, parameters: Mapping[str, torch.nn.Parameter], *, half: bool, flat: torch.nn.Parameter | None = None) -> None:
-        import bitsandbytes
-
-        optimizers: Any = bitsandbytes.optim
         self._parameters = list(parameters.values())
         fits = all(parameter.numel() % BLOCK == 0 and parameter.numel() >= LEAST for parameter in self._parameters)
         self._flat = flat if fits else None
         self._stepped = self._parameters if self._flat is None else [self._flat]
-        self._adam: Any = optimizers.AdamW8bit(self._stepped, lr=0.0, betas=(0.9, 0.999), weight_decay=0.0, min_8bit_size=LEAST)
+        self._adam = _adam(self._stepped)
         self._scaler = torch.amp.GradScaler("cuda", enabled=half)
 
     @property
@@ -108,5 +107,15 @@ class Optimizer:
         return cut
 
 
-BLOCK, LEAST = 256, 4096  # numbers: bitsandbytes' block of 8-bit state, and the smallest matrix that has state in 8 bits
+def _adam(parameters: list[torch.nn.Parameter]) -> Any:
+    """With the same state on every device, so that a checkpoint of one goes on on another."""
+    if not parameters[0].is_cuda:
+        return AdamW8bit(parameters, lr=0.0, betas=BETAS)
+    import bitsandbytes
+
+    optimizers: Any = bitsandbytes.optim
+    return optimizers.AdamW8bit(parameters, lr=0.0, betas=BETAS, weight_decay=0.0, min_8bit_size=LEAST)
+
+
+BETAS = (0.9, 0.999)
 _PER = {"state1": 1, "state2": 1, "absmax1": BLOCK, "absmax2": BLOCK}  # weights to an entry of the state; what is not here is common to all
