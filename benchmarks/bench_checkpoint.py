@@ -49,7 +49,8 @@ def main() -> None:
         began = time.monotonic()
         tensors, rest = optimizer.state()
         host = {name: parameter.detach().cpu().numpy().copy() for name, parameter in parameters.items()}
-        write_checkpoint(options.work, state, {}, lambda folder, host=host: write_adapter(folder, host, state), tensors, rest)
+        moments = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
+        write_checkpoint(options.work, state, {}, lambda folder, host=host: write_adapter(folder, host, state), moments, rest)
         written = time.monotonic() - began
         state.step += 1
         keeper.save()

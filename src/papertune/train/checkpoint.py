@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from papertune.errors import BadCheckpoint, PapertuneError, from_os_error
-from papertune.files import make_folder, sha256_of, sync_folder, write_text, writing
+from papertune.files import make_folder, sha256_of, sync_folder, write_tensors, write_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,21 +76,17 @@ def write_checkpoint(
     state: LoopState,
     run: Mapping[str, Any],
     write_adapter: Callable[[Path], None],
-    optimizer_tensors: Mapping[str, Tensor],
+    optimizer_tensors: Mapping[str, np.ndarray],
     optimizer_rest: Mapping[str, Any],
 ) -> Path:
     """Writes ``checkpoint-STEP`` under ``output`` and drops the oldest beyond KEEP. Raises DiskFull or CannotWrite.
 
     ``write_adapter`` fills a folder with the adapter.
     """
-    from safetensors.torch import save
-
     place = output / f"checkpoint-{state.step}"
     with folder_in_place_of(place) as beside:
         write_adapter(beside)
-        with writing(beside / OPTIMIZER) as file:
-            # copies, since bitsandbytes gives all parameters the same quantisation maps, and safetensors refuses shared memory
-            file.write(save({name: t.detach().to("cpu", copy=True).contiguous() for name, t in optimizer_tensors.items()}))
+        write_tensors(beside / OPTIMIZER, optimizer_tensors)
         content = {
             "version": VERSION,
             "state": asdict(state),

@@ -127,10 +127,10 @@ def validation_tokens(held_out: Sequences, schedule: Schedule) -> float:
 
 def take_step(engine: Engine, optimizer: Optimizer, step: list[TokenSequence], schedule: Schedule) -> None:
     """One step as in training, without moving the weights."""
-    targets = sum(item.targets for item in step)
+    scale = optimizer.scale / sum(item.targets for item in step)
     losses, done = [], 0
     for part in engine.micro_batches(step, schedule.batch_size):
-        losses.append(engine.accumulate(part, optimizer.scale / targets, schedule.seed, range(done, done + len(part))))
+        losses.append(engine.accumulate(part, scale, schedule.seed, range(done, done + len(part))))
         done += len(part)
     float(torch.stack(losses).sum())  # waits for the device
     optimizer.clip()
@@ -148,7 +148,7 @@ def _measure(
     """Memory and time of a slice of so many layers."""
     engine = open_engine(name, base, device, lora, layers=layers)
     engine.load_adapter(initial_adapter({name: tuple(p.shape) for name, p in engine.parameters.items()}, schedule.seed))
-    optimizer = Optimizer(engine.parameters, half=device.dtype == torch.float16)
+    optimizer = Optimizer(engine.parameters, half=device.dtype == torch.float16, flat=engine.flat)
     cuda = device.kind == "cuda"
     take_step(engine, optimizer, longest[:1], schedule)  # makes the optimiser's state
     if cuda:

@@ -180,12 +180,14 @@ def benchmark(config: TrainConfig, on_event: OnEvent) -> Report:
 
     device, schedule = choose_device(), inputs.schedule(config, len(train_data), base)
     ceilings = measure_ceilings(device)
+    if device.kind == "cuda":
+        torch.cuda.empty_cache()
     name, why = choose_engine(config.engine, base, device)
     on_event(Notice(f"Measuring {device.title}, with the {name} engine, {why}."))
     began = time.monotonic()
     engine = open_engine(name, base, device, inputs.lora(config))
     engine.load_adapter(initial_adapter({name: tuple(p.shape) for name, p in engine.parameters.items()}, schedule.seed))
-    optimizer = Optimizer(engine.parameters, half=device.dtype == torch.float16)
+    optimizer = Optimizer(engine.parameters, half=device.dtype == torch.float16, flat=engine.flat)
     loaded = time.monotonic() - began
     if device.kind == "cuda":
         torch.cuda.reset_peak_memory_stats()

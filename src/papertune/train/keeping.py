@@ -77,7 +77,7 @@ class Keeper:
         return replace(self._state), *self._copied[1:]
 
     def _write(self, state: LoopState, tensors: Mapping[str, Tensor], rest: Mapping[str, Any], began: float, held: float) -> None:
-        optimizer = {name: tensor for name, tensor in tensors.items() if not name.startswith(_ADAPTER)}
+        optimizer = {name: tensor.numpy() for name, tensor in tensors.items() if not name.startswith(_ADAPTER)}
 
         def write_adapter(folder: Path) -> None:
             self._write_adapter(folder, _adapter(tensors), state)
@@ -104,25 +104,25 @@ class Staging:
         self._block = torch.empty(0, dtype=torch.uint8)
 
     def copy(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The earlier copies are overwritten. A tensor given under two names is copied once."""
-        places: dict[tuple[int, int], int] = {}
-        size = 0
-        for tensor in tensors.values():
-            if places.setdefault(_identity(tensor), size) == size:
-                size += -(-tensor.nbytes // 16) * 16
+        """The earlier copies are overwritten. Memory that tensors share, as views of one buffer or under two names, is copied once."""
+        storages = {storage.data_ptr(): storage for storage in (tensor.untyped_storage() for tensor in tensors.values())}
+        places, size = {}, 0
+        for address, storage in storages.items():
+            places[address] = size
+            size += -(-storage.nbytes() // _ALIGNED) * _ALIGNED
         cuda = any(tensor.is_cuda for tensor in tensors.values())
         if len(self._block) < size:
             self._block = torch.empty(size, dtype=torch.uint8, pin_memory=cuda)
-        copies = {}
-        for name, tensor in tensors.items():
-            first = places[_identity(tensor)]
-            copies[name] = self._block[first : first + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
-        for name in {places[_identity(tensor)]: name for name, tensor in tensors.items()}.values():
-            copies[name].copy_(tensors[name], non_blocking=True)
+        for address, storage in storages.items():
+            whole = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
+            self._block[places[address] : places[address] + len(whole)].copy_(whole, non_blocking=True)
         if cuda:
             torch.cuda.synchronize()
+        copies = {}
+        for name, tensor in tensors.items():
+            first = places[tensor.untyped_storage().data_ptr()] // tensor.itemsize + tensor.storage_offset()
+            copies[name] = self._block.view(tensor.dtype).as_strided(tensor.shape, tensor.stride(), first)
         return copies
 
 
-def _identity(tensor: Tensor) -> tuple[int, int]:
-    return tensor.data_ptr(), tensor.nbytes
+_ALIGNED = 64  # bytes: a multiple of every type's size

@@ -36,7 +36,8 @@ VALIDATION = 128  # sequences a validation measures, spread evenly over the held
 
 
 class Engine(Protocol):
-    """Runs the model. ``parameters`` are the LoRA weights by PEFT name, float32; ``accumulate`` adds to their gradients.
+    """Runs the model. ``parameters`` are the LoRA weights by PEFT name, float32; ``accumulate`` adds to their gradients. ``flat`` is one tensor
+    of which they are views, where the engine has that.
 
     ``micro_batches`` cuts sequences, in order, into what the engine takes at once; ``size`` is how many the user allows. ``room`` is how
     much the engine has found to fit into one (in a unit of its own, None: not yet known); it is kept in checkpoints, since another cut
@@ -48,6 +49,8 @@ class Engine(Protocol):
     parameters: dict[str, torch.nn.Parameter]
     room: int | None
 
+    @property
+    def flat(self) -> torch.nn.Parameter | None: ...
     def micro_batches(self, batch: Sequence[TokenSequence], size: int, /) -> list[list[TokenSequence]]: ...
     def accumulate(self, batch: Sequence[TokenSequence], scale: float, seed: int, places: Sequence[int], /) -> torch.Tensor: ...
     def gradients(self) -> list[torch.Tensor]: ...
@@ -191,9 +194,10 @@ def _gradients(
     def accumulate() -> float:
         """This process's part of the loss in nats."""
         optimizer.forget()  # what a pass that ran out of memory has added
+        scale = optimizer.scale / targets
         total, done = [], 0
         for part in engine.micro_batches([batch[place] for place in mine], size):
-            total.append(engine.accumulate(part, optimizer.scale / targets, seed, mine[done : done + len(part)]))
+            total.append(engine.accumulate(part, scale, seed, mine[done : done + len(part)]))
             done += len(part)
         return _sum(total)
 

@@ -33,6 +33,7 @@ class ReferenceEngine:
         self._causal = model.get_base_model()
         self._head: Tensor = self._causal.get_output_embeddings().weight
         self.parameters = lora_parameters(model)
+        self.flat = None
         self.room: int | None = None  # most sequences at a time, once memory ran out with more
         self._largest = 0  # micro-batch that was tried
 

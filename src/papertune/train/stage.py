@@ -105,7 +105,7 @@ def _train(config: TrainConfig, base: Base, run_id: dict[str, Any], start: Check
         name, why = choose_engine(config.engine, base, device)
         on_event(Notice(f"Training on {device.title}{_others(team, config)}, with the {name} engine, {why}."))
         engine = open_engine(name, base, device, inputs.lora(config))
-        optimizer = Optimizer(engine.parameters, half=device.dtype == torch.float16)
+        optimizer = Optimizer(engine.parameters, half=device.dtype == torch.float16, flat=engine.flat)
         state = LoopState()
         if start is None:
             engine.load_adapter(initial_adapter({name: tuple(p.shape) for name, p in engine.parameters.items()}, config.seed))

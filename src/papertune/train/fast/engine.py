@@ -98,7 +98,7 @@ class FastEngine:
         self.shape: Shape = replace(shape_of(base), layers=len(frozen.layers))
         self._place = frozen.norm.device
         self.lora = FlatLora(self.shape, base.family, targets, rank, alpha / rank, self._place)
-        self.parameters = self.lora.parameters
+        self.parameters, self.flat = self.lora.parameters, self.lora.parameter
         self._norm, self._head = frozen.norm, frozen.head
         on_host = plan is not None and plan.host_embedding and not self.shape.tied
         self._embedding = frozen.embedding.cpu() if on_host else frozen.embedding
