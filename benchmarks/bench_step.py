@@ -304,6 +304,7 @@ def caps(options: argparse.Namespace) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False
     record = Recorder("caps", options.out)
     frozen = our_engine(options.layers, random_matrix)[1]
+    frozen = replace(frozen, embedding=frozen.embedding.cpu())  # each engine has its own on the card, which it may move to the host
     total = torch.cuda.get_device_properties(0).total_memory
     for cap in (5, 6, 7.2, 10, 16, 24):
         for length in (256, 512, 1024, 4096):
@@ -314,17 +315,28 @@ def caps(options: argparse.Namespace) -> None:
             row: dict[str, Any] = {"cap_gib": cap, "shape": f"4x{length}"}
             foreseen = 0.0
             try:
-                engine, _ = our_engine(options.layers, random_matrix, frozen=frozen, dropout=0.05, memory=round(cap * GIB))
-                items = sequences([length] * 4)
-                parts = engine.micro_batches(items, 1)
-                for part in parts:
-                    resident = torch.cuda.memory_allocated()
-                    engine.accumulate(part, 1e-3, 0)
-                    tokens = sum(len(item.ids) for item in part)
-                    peak = engine.budget.peak(engine.plan, Work(tokens, sum(item.targets for item in part), len(part)))
-                    foreseen = max(foreseen, (resident + peak) / GIB)
-                torch.cuda.synchronize()
-                row |= {"micro_batches": len(parts), "plan": str(engine.plan), "foreseen_gib": round(foreseen, 3)}
+                whole = replace(frozen, embedding=frozen.embedding.cuda())
+                engine, _ = our_engine(options.layers, random_matrix, frozen=whole, dropout=0.05, memory=round(cap * GIB))
+                whole = None
+                items, replans = sequences([length] * 4), 0
+                while True:
+                    parts = engine.micro_batches(items, 1)
+                    try:
+                        for part in parts:
+                            resident = torch.cuda.memory_allocated()
+                            engine.accumulate(part, 1e-3, 0)
+                            tokens = sum(len(item.ids) for item in part)
+                            peak = engine.budget.peak(engine.plan, Work(tokens, sum(item.targets for item in part), len(part)))
+                            foreseen = max(foreseen, (resident + peak) / GIB)
+                        torch.cuda.synchronize()
+                        break
+                    except torch.OutOfMemoryError:
+                        if not engine.economise():
+                            raise
+                    replans, foreseen = replans + 1, 0.0
+                    for parameter in engine.parameters.values():
+                        parameter.grad = None
+                row |= {"micro_batches": len(parts), "replans": replans, "plan": str(engine.plan), "foreseen_gib": round(foreseen, 3)}
             except torch.OutOfMemoryError as error:
                 row["out_of_memory"] = str(error)[:90]
             engine = None

@@ -164,11 +164,14 @@ class FastEngine:
         return int((hidden @ self._head.T).argmax())
 
     def economise(self) -> bool:
-        """After memory ran out: a leaner plan or smaller micro-batches from here on. False when it was one sequence under the leanest plan."""
-        if not self._leaner:
-            if self._work.documents < 2:
-                return False
+        """After memory ran out: a leaner plan from here on, else smaller micro-batches, else the embedding table in host memory. False when it
+        was one sequence under the leanest plan and that is done."""
+        if not self._leaner and self._work.documents > 1:
             self.room = self._work.tokens // 2
+        elif not self._leaner:
+            if self.shape.tied or not self._embedding.is_cuda:
+                return False
+            self._embedding = self._embedding.cpu()
         self._leaner = False
         if self._place.type == "cuda":
             torch.cuda.empty_cache()
