@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from papertune.dataset.examples import Shape, examples_of
+from papertune.dataset.examples import examples_of
 from papertune.dataset.filters import sift
 from papertune.dataset.fingerprints import Hashes, letters, paragraph_hash, sample, shingles
+from papertune.dataset.openings import Shape
 from papertune.dataset.read import Block, read_paper
 from papertune.dataset.tokens import TokenCounter
 from papertune.records import Example

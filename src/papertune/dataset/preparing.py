@@ -19,11 +19,11 @@ import numpy as np
 from papertune.base import open_base
 from papertune.config import PrepareConfig
 from papertune.dataset.choosing import Choice, choose
-from papertune.dataset.examples import Shape
 from papertune.dataset.filters import REASONS
 from papertune.dataset.fingerprints import Hashes
 from papertune.dataset.making import Batch, counter, line_of, make, shingles_of
 from papertune.dataset.mix import Mix
+from papertune.dataset.openings import Shape
 from papertune.dataset.outputs import CARD, CODE_VERSION, LEFT_OUT, MANIFEST, PAGE, TRAIN, VAL
 from papertune.dataset.replay import Replay
 from papertune.dataset.report import Contents, card, page
