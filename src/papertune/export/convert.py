@@ -116,20 +116,23 @@ def check_room(source: TensorSource, wanted: Wanted, merged: Path | None, weighi
 
 
 def _need_memory(source: TensorSource, jobs: list[Job], wanted: Wanted, weighing: int) -> None:
-    memory = memory_needed(source, jobs, cores(), running=weighing or (_VERIFIED * _LENGTH if wanted.texts is not None else 0))
+    memory = memory_needed(source, jobs, cores(), weighing=weighing, verify=wanted.texts is not None)
     if memory > (free := memory_free()):
         remedy = "Close other programs" + ("." if wanted.texts is None else ", or leave the verification away: --no-verify.")
         raise OutOfMemory(f"The export needs {gib(memory)} of memory; {gib(free)} are free.", remedy)
 
 
-def memory_needed(source: TensorSource, jobs: list[Job], threads: int, *, running: int) -> int:
-    """Bytes that an export takes at its peak, somewhat more than was measured (docs/experiments.md): the program, the adapter, and the larger of
-    the slabs at work and the model run on ``running`` tokens. The GGUF that verification maps is not counted: its pages are the disk's."""
+def memory_needed(source: TensorSource, jobs: list[Job], threads: int, *, weighing: int, verify: bool) -> int:
+    """Bytes that an export takes at its peak, somewhat more than was measured (docs/experiments.md): the program, the adapter, and the largest of
+    the slabs at work, the model run on ``weighing`` tokens, and verification, where llama.cpp lays 4-bit weights out anew in memory. What it maps
+    of the file itself is not counted: those pages are the disk's."""
     config = source.base.config
     wide = config["hidden_size"] * config["intermediate_size"]
     slabs = threads * (16 + 2 * AHEAD) * largest_slab(jobs) + (16 * wide if source.nf4 else 0)
-    run = 12 * wide + 20 * running * config["hidden_size"] + (192 << 20) if running else 0
-    return (256 << 20) + source.adapter_bytes + max(slabs, run)
+    tokens = max(weighing, _VERIFIED * _LENGTH if verify else 0)
+    run = 12 * wide + 20 * tokens * config["hidden_size"] + (192 << 20) if tokens else 0
+    loaded = sum(job.info.size for job in jobs) + (192 << 20) if verify else 0
+    return (256 << 20) + source.adapter_bytes + max(slabs, run, loaded)
 
 
 def _already(path: Path) -> int:
