@@ -132,7 +132,7 @@ def memory_needed(source: TensorSource, jobs: list[Job], threads: int, *, weighi
     tokens = max(weighing, _VERIFIED * _LENGTH if verify else 0)
     run = 12 * wide + 20 * tokens * config["hidden_size"] + (192 << 20) if tokens else 0
     loaded = sum(job.info.size for job in jobs) + (192 << 20) if verify else 0
-    return (256 << 20) + source.adapter_bytes + max(slabs, run, loaded)
+    return (320 << 20) + source.adapter_bytes + max(slabs, run, loaded)
 
 
 def _already(path: Path) -> int:
