@@ -42,7 +42,7 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def check_sizes(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: int) -> None:
-    monkeypatch.setattr("papertune.export.convert.disk_free", lambda _: 1 << 40)  # as when another program fills the disk meanwhile
+    monkeypatch.setattr("papertune.export.room.disk_free", lambda _: 1 << 40)  # as when another program fills the disk meanwhile
     lora = random_adapter(open_base("tiny"), tmp_path / "lora")
 
     def export(folder: Path) -> None:

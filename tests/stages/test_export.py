@@ -17,8 +17,8 @@ from papertune.base import open_base, open_folder
 from papertune.config import QUANTS, ExportConfig
 from papertune.errors import BadAdapter, BadExport, BadGguf, BadModel, BadValue, Busy, CannotWrite, DiskFull, OutOfMemory, UnsupportedModel
 from papertune.events import Event, Notice, Started, Unit
-from papertune.export.convert import SPARE
 from papertune.export.gguf import read_head
+from papertune.export.room import SPARE
 from papertune.export.stage import run
 from papertune.files import sha256_of
 from papertune.tokenizer import open_tokenizer
@@ -268,7 +268,7 @@ def test_a_base_cut_off_or_not_finite_is_found(config: Callable[..., ExportConfi
 
 
 def test_no_room_on_the_disk_is_told_before_the_first_byte(config: Callable[..., ExportConfig], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("papertune.export.convert.disk_free", lambda _: 1 << 20)
+    monkeypatch.setattr("papertune.export.room.disk_free", lambda _: 1 << 20)
     with pytest.raises(DiskFull, match=r"The GGUF file at scientific-mistral\.gguf needs 0\.0 GiB; 0\.0 GiB are free"):
         run(config())
     with pytest.raises(DiskFull, match="The merged model"):
@@ -283,7 +283,7 @@ def test_the_merged_model_and_the_gguf_must_both_fit_before_either_is_written(
     merged, gguf = Path("merged_model/model.safetensors").stat().st_size, Path("scientific-mistral.gguf").stat().st_size
     shutil.rmtree("merged_model")
     Path("scientific-mistral.gguf").unlink()
-    monkeypatch.setattr("papertune.export.convert.disk_free", lambda _: SPARE + max(merged, gguf) + min(merged, gguf) // 2)
+    monkeypatch.setattr("papertune.export.room.disk_free", lambda _: SPARE + max(merged, gguf) + min(merged, gguf) // 2)
     with pytest.raises(DiskFull, match="The merged model"):
         run(config(keep_merged=True))
     assert [path.name for path in Path().iterdir()] == ["Modelfile"]
@@ -291,13 +291,13 @@ def test_the_merged_model_and_the_gguf_must_both_fit_before_either_is_written(
 
 
 def test_no_room_in_memory_is_told_before_the_first_byte(config: Callable[..., ExportConfig], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("papertune.export.convert.memory_free", lambda: 200 << 20)
+    monkeypatch.setattr("papertune.export.room.memory_free", lambda: 200 << 20)
     with pytest.raises(OutOfMemory, match=r"needs 0\.3 GiB of memory; 0\.2 GiB are free") as caught:
         run(config(keep_merged=True))
     assert caught.value.remedy == "Close other programs."
     assert not list(Path().iterdir())
     with monkeypatch.context() as roomy:
-        roomy.setattr("papertune.export.convert.memory_free", lambda: 1 << 30)
+        roomy.setattr("papertune.export.room.memory_free", lambda: 1 << 30)
         run(config())
     assert run(config()).fresh  # nothing to do needs no memory
     with pytest.raises(OutOfMemory):

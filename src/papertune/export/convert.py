@@ -11,25 +11,24 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from papertune.device import cores, disk_free, gib, memory_free
-from papertune.errors import DiskFull, MissingLibrary, OutOfMemory
+from papertune.device import cores
+from papertune.errors import MissingLibrary
 from papertune.events import Notice, OnEvent, Report, Started, Unit
+from papertune.export import room
 from papertune.export.check import available
 from papertune.export.gguf import TensorInfo, head_bytes, lay_out, padded
-from papertune.export.merged import bytes_needed
 from papertune.export.metadata import describe
 from papertune.export.mix import MIXES, Shape, type_of
 from papertune.export.part import Part
 from papertune.export.quantize.kernels import compile_for
 from papertune.export.source import TensorSource
-from papertune.export.stream import AHEAD, Job, largest_slab, stream
+from papertune.export.stream import Job, stream
 from papertune.export.texts import sample_tokens
 from papertune.export.vocabulary import read_vocabulary
 from papertune.family import key_value_heads
-from papertune.files import PART
 
-SPARE = 64 << 20  # bytes to leave free on the disk
 _VERIFIED, _LENGTH = 4, 96  # texts, and tokens of each, that are compared with the model in full
+VERIFIED_TOKENS = _VERIFIED * _LENGTH
 _SPLIT = 200  # texts whose tokens are compared
 
 
@@ -48,7 +47,7 @@ class Wanted:
 def convert(source: TensorSource, wanted: Wanted, report: Report, on_event: OnEvent) -> str:
     """Writes the file unless exactly it stands already; returns its SHA-256, or an empty string where it stood.
 
-    Raises UnsupportedModel, BadModel, BadExport, Busy, DiskFull, CannotWrite.
+    Raises UnsupportedModel, BadModel, BadExport, Busy, DiskFull, OutOfMemory, CannotWrite.
     """
     mix = MIXES[wanted.quant]
     vocabulary = read_vocabulary(source.base.folder, source.base.config["vocab_size"])
@@ -61,8 +60,8 @@ def convert(source: TensorSource, wanted: Wanted, report: Report, on_event: OnEv
         report.fresh = True
         report.states["fresh"] = 1
         return ""
-    need(wanted.path, size - _already(wanted.path), "the GGUF file")
-    _need_memory(source, jobs, wanted, 0)
+    verifying = wanted.texts is not None
+    room.check(source, jobs, wanted.path, size, tokens=VERIFIED_TOKENS if verifying else 0, verify=verifying)
     compiling = compile_for({tensor.type for tensor in tensors}, importance=bool(wanted.importance))
     with Part(wanted.path, head, tensors, hashlib.sha256(head).hexdigest()) as out:
         _write(source, jobs, wanted.importance, out, on_event)
@@ -95,62 +94,6 @@ def plan(source: TensorSource, quant: str, *, weighted: bool) -> list[Job]:
         Job(ours, info, next((count for part, count in paired.items() if ours.endswith(f"{part}.weight")), 0))
         for (ours, _), info in zip(ordered, infos, strict=True)
     ]
-
-
-def check_room(source: TensorSource, wanted: Wanted, merged: Path | None, weighing: int) -> None:
-    """Raises DiskFull or OutOfMemory before the first byte when the GGUF, and the merged folder if there will be one, do not fit.
-
-    ``weighing`` is how many tokens an importance matrix will be made of, 0 for none.
-    """
-    jobs = plan(source, wanted.quant, weighted=False)
-    size = sum(padded(job.info.size) for job in jobs)
-    there = wanted.path.exists() and wanted.path.stat().st_size >= size
-    gguf = 0 if there else size - _already(wanted.path)
-    if merged is not None:
-        both = gguf if _disk_of(merged) == _disk_of(wanted.path) else 0
-        need(merged, bytes_needed(source) + both, "the merged model")
-    if there:  # perhaps this very export: ``convert`` finds out, and checks if it is not
-        return
-    need(wanted.path, gguf, "the GGUF file")
-    _need_memory(source, jobs, wanted, weighing)
-
-
-def _need_memory(source: TensorSource, jobs: list[Job], wanted: Wanted, weighing: int) -> None:
-    memory = memory_needed(source, jobs, cores(), running=weighing or (_VERIFIED * _LENGTH if wanted.texts is not None else 0))
-    if memory > (free := memory_free()):
-        remedy = "Close other programs" + ("." if wanted.texts is None else ", or leave the verification away: --no-verify.")
-        raise OutOfMemory(f"The export needs {gib(memory)} of memory; {gib(free)} are free.", remedy)
-
-
-def memory_needed(source: TensorSource, jobs: list[Job], threads: int, *, running: int) -> int:
-    """Bytes that an export takes at its peak, somewhat more than was measured (docs/experiments.md): the program, the adapter, and the larger of
-    the slabs at work and the model run on ``running`` tokens. The GGUF that verification maps is not counted: its pages are the disk's."""
-    config = source.base.config
-    wide = config["hidden_size"] * config["intermediate_size"]
-    slabs = threads * (16 + 2 * AHEAD) * largest_slab(jobs) + (16 * wide if source.nf4 else 0)
-    run = 12 * wide + 20 * running * config["hidden_size"] + (192 << 20) if running else 0
-    return (256 << 20) + source.adapter_bytes + max(slabs, run)
-
-
-def _already(path: Path) -> int:
-    """Bytes that an earlier run left to go on from."""
-    part = path.with_name(path.name + PART)
-    return part.stat().st_size if part.exists() else 0
-
-
-def _disk_of(path: Path) -> int:
-    """The number of the disk where ``path`` is or will be."""
-    path = path.absolute()
-    while not path.exists():
-        path = path.parent
-    return path.stat().st_dev
-
-
-def need(path: Path, size: int, what: str) -> None:
-    """Raises DiskFull when ``size`` bytes do not fit where ``path`` will be."""
-    free = disk_free(path)
-    if free < size + SPARE:
-        raise DiskFull(f"{what[0].upper()}{what[1:]} at {path} needs {gib(size)}; {gib(free)} are free.", "Free some space or choose another disk.")
 
 
 def _write(source: TensorSource, jobs: list[Job], importance: Mapping[str, NDArray[np.float32]], out: Part, on_event: OnEvent) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +66,8 @@ class _Input:
 def _convert(config: ExportConfig, report: Report, on_event: OnEvent) -> str:
     """The GGUF's SHA-256, or an empty string where it stood already."""
     try:
-        from papertune.export.convert import Wanted, check_room, convert
+        from papertune.export import room
+        from papertune.export.convert import VERIFIED_TOKENS, Wanted, convert, plan
         from papertune.export.lora import write_lora
         from papertune.export.merged import read_provenance, write_merged
         from papertune.export.source import TensorSource
@@ -79,10 +80,10 @@ def _convert(config: ExportConfig, report: Report, on_event: OnEvent) -> str:
     with TensorSource(given.base, given.adapter, nf4=config.merge_base == "nf4") as source:
         read_vocabulary(given.base.folder, given.base.config["vocab_size"])  # refused before any work
         texts = sample_texts(config.val_file) if config.verify else None
-        wanted = Wanted(config.gguf_path, config.quant, config.ollama_name, {}, {}, texts)
         merging = given.adapter is not None and _wants_merged(config) and read_provenance(config.merged_dir) != given.provenance
-        weighing = _IMATRIX_TEXTS * _IMATRIX_LENGTH if config.imatrix == "auto" else 0
-        check_room(source, wanted, config.merged_dir if merging else None, weighing)
+        tokens = _IMATRIX_TEXTS * _IMATRIX_LENGTH if config.imatrix == "auto" else VERIFIED_TOKENS if config.verify else 0
+        jobs = plan(source, config.quant, weighted=config.imatrix != "off")
+        room.check_all(source, jobs, config.gguf_path, merged=config.merged_dir if merging else None, tokens=tokens, verify=config.verify)
         if merging:
             write_merged(source, config.merged_dir, given.provenance, on_event)
         if given.adapter and _wants_merged(config):
@@ -92,7 +93,7 @@ def _convert(config: ExportConfig, report: Report, on_event: OnEvent) -> str:
             report.written.append(config.lora_gguf)
         importance, origin = _importance(config, source, given, on_event)
         provenance = {**given.provenance, **origin, "code_version": str(CODE_VERSION)}
-        return convert(source, replace(wanted, provenance=provenance, importance=importance), report, on_event)
+        return convert(source, Wanted(config.gguf_path, config.quant, config.ollama_name, provenance, importance, texts), report, on_event)
 
 
 def _wants_merged(config: ExportConfig) -> bool:
