@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
+from papertune.repetition import words_of
 
 _RUN = 5  # words that count as a repetition when they come again in the same order
 _LONGEST = 100  # words in a sentence
-_WORD = re.compile(r"[^\W_]+")
 
 
 class Guard:
@@ -21,13 +20,13 @@ class Guard:
         self._sentences: set[tuple[str, ...]] = set()
 
     def keep(self, sentence: str) -> None:
-        words = _words(sentence)
+        words = words_of(sentence)
         self._seen |= _runs(words)
         self._sentences.add(tuple(words))
 
     def fault(self, sentence: str) -> str:
         """What is wrong with it in a word, or nothing: "repeats" what was written or itself, "drifts" into what is no prose."""
-        words = _words(sentence)
+        words = words_of(sentence)
         if not words:
             return "drifts"
         runs = _runs(words)
@@ -47,10 +46,6 @@ class Guard:
 def endless(unfinished: str) -> bool:
     """Whether this is too long for the beginning of a sentence."""
     return len(unfinished) > 9 * _LONGEST or len(unfinished.split()) > _LONGEST
-
-
-def _words(text: str) -> list[str]:
-    return [word.lower() for word in _WORD.findall(text)]
 
 
 def _runs(words: list[str]) -> set[tuple[str, ...]]:
