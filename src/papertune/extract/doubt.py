@@ -1,7 +1,7 @@
 """Of which pages the fast engine should not be believed, and who could do better.
 
-* A page that is *unread* has no text but a picture over most of it, or characters that mean nothing (a font without a table of what its glyphs stand
-  for): text recognition reads what can be seen.
+* A page that is *unread* has a picture over most of it and no text but perhaps a stamp, or characters that mean nothing (a font without a table of
+  what its glyphs stand for): text recognition reads what can be seen.
 * A page is *unsure* when the labels given to its lines are improbable: a layout that was not among those learned from. Docling's model has seen
   others.
 """

@@ -28,7 +28,8 @@ SURROGATES = re.compile(r"[\ud800-\udfff]")
 FORCED_BOLD, ITALIC_FLAG = 1 << 18, 1 << 6  # font descriptor flags, ISO 32000-1 table 123
 HEADER_WITHIN = 1024  # bytes at the start among which "%PDF-" must stand, as in Acrobat
 STRIDE = 12  # characters; about the length of a text object
-MOST_OBJECTS = 1000  # on a page without text that are looked at: a scan has one picture, or some strips
+MOST_STAMP = 100  # characters on a scanned page: "Downloaded from ... on ...", a page number
+MOST_OBJECTS = 1000  # of such a page that are looked at: a scan has one picture, or some strips
 SINGLY = 16  # characters; so few are asked for one by one
 
 # A run is taken apart where its characters stand wider than this, in font sizes a character, and at gaps wider than WIDE_GAP.
@@ -104,7 +105,7 @@ def _read_page(document: pdfium.PdfDocument, index: int) -> Page | None:
         try:
             page = Page(index + 1, raw.FPDF_GetPageWidthF(handle), raw.FPDF_GetPageHeightF(handle))
             _TextPage(handle, text, page).read()
-            page.picture = not page.upright and not page.rotated and _is_picture(handle, page)
+            page.picture = _is_picture(handle, page)
             return page
         finally:
             raw.FPDFText_ClosePage(text)
@@ -113,7 +114,9 @@ def _read_page(document: pdfium.PdfDocument, index: int) -> Page | None:
 
 
 def _is_picture(handle: raw.FPDF_PAGE, page: Page) -> bool:
-    """Whether pictures cover at least half of the page, which has no rotation that matters here: areas alone are compared."""
+    """Whether pictures cover more than half of the page, and hardly any text is on it. Areas alone are compared, so its rotation does not matter."""
+    if sum(len(span.text) for span in [*page.upright, *page.rotated]) > MOST_STAMP:
+        return False
     covered, edges = 0.0, [ctypes.c_float() for _ in range(4)]
     for index in range(min(raw.FPDFPage_CountObjects(handle), MOST_OBJECTS)):
         drawn = raw.FPDFPage_GetObject(handle, index)
