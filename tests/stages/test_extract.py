@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pypdf import PdfWriter
 
 from papertune.config import ExtractConfig
 from papertune.errors import BadValue, FolderMissing, MissingLibrary, MissingWeights, NoInputFiles, NothingExtracted
@@ -181,6 +183,14 @@ def test_a_file_that_changes_while_it_is_read_is_read_in_the_next_run(pdfs: Path
     assert extract().states == {"changed": 1, "ok": 1}
     monkeypatch.undo()
     assert extract().states == {"ok": 2}
+
+
+def test_a_file_that_vanishes_while_it_is_read_is_no_trouble(pdfs: Path, extract: Extract, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(backend.BACKENDS, "fast", MAKER)
+    (pdfs / "gone.pdf").write_bytes(bad_paper("vanish", 1))
+    (pdfs / "still.pdf").write_bytes(hostile.paper(2))
+    assert extract().states == {"unreadable": 1, "ok": 1}
+    assert extract().states == {"ok": 1}
 
 
 def test_the_log_has_every_file_and_what_workers_print(pdfs: Path, out: Path, extract: Extract, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -362,8 +372,15 @@ def test_recognition_reads_a_rendered_page(pdfs: Path, out: Path, extract: Extra
     pytest.importorskip("PIL")
     page = pdfium.PdfDocument(hostile.pdf(hostile.PROSE))[0]
     page.render(scale=2).to_pil().save(pdfs / "scan.pdf", resolution=144)
-    assert extract(timeout=60.0).states == {"ok": 1}
+    mixed = PdfWriter()
+    for part in (hostile.pdf(hostile.PROSE.replace("willow", "alder")), (pdfs / "scan.pdf").read_bytes()):
+        mixed.append(io.BytesIO(part))
+    mixed.write(pdfs / "mixed.pdf")
+    assert extract(engine="auto", timeout=60.0).states == {"ok": 2}
     assert "willow stood by the water" in (out / "scan.txt").read_text()
+    text = (out / "mixed.txt").read_text()
+    assert 0 < text.index("alder stood by the water") < text.index("willow stood by the water")
+    assert Document.from_json((out / "mixed.blocks.json").read_text()).engine == "fast+ocr"
 
 
 def test_resume_json_is_json(pdfs: Path, out: Path, extract: Extract) -> None:
