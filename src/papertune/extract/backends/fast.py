@@ -30,7 +30,6 @@ HEADER_WITHIN = 1024  # bytes at the start among which "%PDF-" must stand, as in
 STRIDE = 12  # characters; about the length of a text object
 MOST_STAMP = 100  # characters on a scanned page: "Downloaded from ... on ...", a page number
 MOST_OBJECTS = 1000  # of such a page that are looked at: a scan has one picture, or some strips
-SINGLY = 16  # characters; so few are asked for one by one
 
 # A run is taken apart where its characters stand wider than this, in font sizes a character, and at gaps wider than WIDE_GAP.
 WIDE_RUN, WIDE_GAP = 0.72, 1.2
@@ -168,22 +167,12 @@ class _TextPage:
 
     def _characters(self) -> str:
         """All characters, one for each of pdfium's indices."""
-        return "".join(self._stretch(0, self.count))
-
-    def _stretch(self, start: int, end: int) -> Iterator[str]:
-        """The characters between two indices. pdfium leaves some out of a text fetched at once: such a stretch is halved until those stand alone."""
-        count = end - start
-        buffer = (ctypes.c_ushort * (count + 1))()
-        raw.FPDFText_GetText(self.text, start, count, buffer)
-        text = bytes(buffer)[: 2 * count].decode("utf-16-le", "surrogatepass")
-        if len(text) == count and "\0" not in text:
-            yield text
-        elif count <= SINGLY:
-            yield "".join(chr(raw.FPDFText_GetUnicode(self.text, index)) for index in range(start, end))
-        else:
-            middle = (start + end) // 2
-            yield from self._stretch(start, middle)
-            yield from self._stretch(middle, end)
+        buffer = (ctypes.c_ushort * (self.count + 1))()
+        written = raw.FPDFText_GetText(self.text, 0, self.count, buffer) - 1
+        units = bytes(buffer)[: 2 * max(0, written)].decode("utf-16-le", "surrogatepass")
+        if len(units) == self.count:
+            return units
+        return "".join(chr(raw.FPDFText_GetUnicode(self.text, index)) for index in range(self.count))
 
     def _runs(self) -> Iterator[tuple[int, int, int]]:
         """Bounds of the characters drawn by each text object, and its address. What no object drew was made up by pdfium: spaces and line ends."""
