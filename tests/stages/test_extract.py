@@ -17,7 +17,7 @@ from papertune.errors import BadValue, FolderMissing, MissingLibrary, MissingWei
 from papertune.events import Event, Notice, Report, Unit, ignore
 from papertune.extract import backend, engines
 from papertune.extract.stage import run
-from papertune.manifest import read_manifest
+from papertune.manifest import Manifest, read_manifest
 from papertune.records import Document
 from tests import hostile
 from tests.misbehaving import MAKER, NO_BACKEND, bad_paper
@@ -273,7 +273,8 @@ def test_a_second_look_that_fails_leaves_the_first_one(pdfs: Path, out: Path, ex
     assert outputs(out) == outputs(tmp_path / "fast")
 
 
-def test_a_run_stopped_before_the_second_look_goes_on_with_it(pdfs: Path, out: Path, extract: Extract, models: Path) -> None:
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_run_stopped_before_the_second_look_goes_on_with_it(killed: bool, pdfs: Path, out: Path, extract: Extract, models: Path) -> None:
     (pdfs / "clear.pdf").write_bytes(hostile.paper(1))
     (pdfs / "odd.pdf").write_bytes(hostile.pdf(hostile.PROSE, hostile.scattered(1), hostile.PROSE))
 
@@ -284,6 +285,10 @@ def test_a_run_stopped_before_the_second_look_goes_on_with_it(pdfs: Path, out: P
     with pytest.raises(KeyboardInterrupt):
         extract(engine="auto", docling_models=models, workers=1, on_event=stop)
     assert states(out) == {"clear.pdf": "ok", "odd.pdf": "waiting"}
+    if killed:  # as if the end had come in the midst of it
+        with Manifest(out / ".resume.json", {}) as manifest:
+            [item] = [item for item in manifest.items.values() if item["state"] == "waiting"]
+            manifest.record(**{**item, "state": "started"})
     extract(engine="auto", docling_models=models)
     assert "Seen by Docling on page 2." in (out / "odd.txt").read_text()
     assert (out / "extract.log").read_text().count("odd.pdf: fast is not sure of it") == 1
