@@ -258,7 +258,7 @@ def test_auto_gives_doubtful_pages_to_docling_and_keeps_the_others(
     assert text == f"## 1 Introduction\n\n{hostile.PROSE}\n\nSeen by Docling on page 2.\n\nBehind it. {hostile.PROSE}\n"
     engines_of = {name: Document.from_json((out / f"{name}.blocks.json").read_text()).engine for name in ("clear", "odd")}
     assert engines_of == {"clear": "fast", "odd": "fast+docling"}
-    assert "pages of doubtful layout: [2]" in (out / "extract.log").read_text()
+    assert "of doubtful layout: [2]" in (out / "extract.log").read_text()
     assert extract(engine="auto", docling_models=models).fresh
     assert extract(engine="fast", output_dir=tmp_path / "fast").states == {"ok": 2}
     assert Document.from_json((tmp_path / "fast" / "odd.blocks.json").read_text()).engine == "fast"
@@ -271,6 +271,19 @@ def test_a_second_look_that_fails_leaves_the_first_one(pdfs: Path, out: Path, ex
     assert (item["state"], item["engine"], [failure[:2] for failure in item["failures"]]) == ("ok", "fast", [["second-look", "crash"]])
     extract(engine="fast", output_dir=tmp_path / "fast")
     assert outputs(out) == outputs(tmp_path / "fast")
+
+
+def test_doubtful_files_alone_are_read_again_once_docling_is_there(pdfs: Path, out: Path, extract: Extract, models: Path, tmp_path: Path) -> None:
+    (pdfs / "clear.pdf").write_bytes(hostile.paper(1))
+    (pdfs / "odd.pdf").write_bytes(hostile.pdf(hostile.PROSE, hostile.scattered(1), hostile.PROSE))
+    extract(engine="auto", docling_models=tmp_path)
+    document = Document.from_json((out / "odd.blocks.json").read_text())
+    assert (document.engine, document.unsure, document.unread) == ("fast", (2,), ())
+    assert extract(engine="auto", docling_models=tmp_path).fresh
+    assert extract(engine="auto", docling_models=models).written == [out / "odd.txt"]
+    document = Document.from_json((out / "odd.blocks.json").read_text())
+    assert (document.engine, document.unsure) == ("fast+docling", ())
+    assert extract(engine="auto", docling_models=models).fresh
 
 
 @pytest.mark.parametrize("killed", [False, True])

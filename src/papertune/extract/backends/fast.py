@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import re
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from math import hypot
 from pathlib import Path
 
 import pypdfium2 as pdfium
 import pypdfium2.raw as raw
 
-from papertune.extract.backend import Damaged, NeedsPassword, NoTextLayer, NotPdf, Options, PartlyRead, Unsure
+from papertune.extract.backend import Damaged, NeedsPassword, NoTextLayer, NotPdf, Options, PartlyRead
 from papertune.extract.doubt import unread_pages, unsure_pages
 from papertune.extract.layout import lay_out
 from papertune.extract.layout.lines import Page, Span
@@ -41,33 +41,24 @@ _font_of = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(ctypes.cast(raw.FP
 
 
 class Fast:
-    """``looks`` names the backends to which doubtful pages can be given: where one could help, ``read`` raises Unsure."""
-
     name = "fast"
 
-    def __init__(self, looks: Container[str] = ()) -> None:
-        self._looks = looks
-
     def read(self, path: Path) -> Document:
-        """Raises NotPdf, NeedsPassword, Damaged, NoTextLayer, PartlyRead or Unsure."""
+        """Raises NotPdf, NeedsPassword, Damaged, NoTextLayer or PartlyRead."""
         pages, count = pages_of(path)
         if not pages:
             raise Damaged("no page could be read")
         if not any(page.upright or page.rotated for page in pages):
             raise NoTextLayer(f"{count} pages without text")
         layout = lay_out(pages)
-        unread = unread_pages(pages) if "ocr" in self._looks else []
-        unsure = unsure_pages(layout) if "docling" in self._looks else []
-        if unread or unsure:
-            raise Unsure(f"pages without readable text: {unread or 'none'}; pages of doubtful layout: {unsure or 'none'}")
-        document = Document(source="", sha256="", engine=self.name, pages=count, blocks=tuple(layout.blocks()))
+        document = Document("", "", self.name, count, tuple(layout.blocks()), unread_pages(pages), unsure_pages(layout))
         if len(pages) < count:
             raise PartlyRead(f"{count - len(pages)} of {count} pages could not be read", document)
         return document
 
 
-def open_backend(options: Options) -> Fast:
-    return Fast(options.looks)
+def open_backend(_options: Options) -> Fast:
+    return Fast()
 
 
 def pages_of(path: Path) -> tuple[list[Page], int]:
