@@ -167,6 +167,9 @@ def main() -> None:
         return
     import pypdfium2
 
+    from benchmarks.results import record
+
+    papers = len(list((args.papers / "truth").glob("*.json")))
     pages = sum(len(pypdfium2.PdfDocument(pdf)) for pdf in (args.papers / "pdf").glob("*.pdf"))
     print(f"| tool | {' | '.join(COLUMNS)} | pages / CPU-s |\n|{'---|' * (len(COLUMNS) + 2)}")
     runs = [(name, extract(name, args.papers, args.out / name, sys.executable if name == OURS else args.peers)) for name in args.only]
@@ -177,6 +180,8 @@ def main() -> None:
         figures = scores(args.papers, args.out / name)
         cells = [f"{figures[column]:.{1 if column == 'artefacts' else 3}f}" for column in COLUMNS]
         print(f"| {title} | {' | '.join(cells)} | {speed} |", flush=True)
+        rounded = {column: round(figure, 4) for column, figure in figures.items()}
+        record("extract", "peers", {"tool": title, "papers": papers, "pages": pages, **rounded, "pages_per_cpu_s": speed}, quiet=True)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.results import record
 from papertune.config import ExtractConfig
 from papertune.extract import backend
 from papertune.extract.stage import run
@@ -57,10 +58,14 @@ def main() -> None:
         log = "".join(line for line in (out / "extract.log").read_text().splitlines(keepends=True) if " by none, " not in line)  # told already
         attempts = [(match["state"] or "", float(match["seconds"])) for match in _ATTEMPT.finditer(log)]
         ended = len(read_manifest(out / ".resume.json")[1])
+    deaths = sum(state in ("crash", "limit_time", "limit_memory") for state, _ in attempts)
     limits = [seconds for state, seconds in attempts if state.startswith("limit_")]
     others = sum(seconds for state, seconds in attempts if not state.startswith("limit_"))
-    print(f"{ended} files: {', '.join(f'{count} {state}' for state, count in report.states.most_common())}")
-    print(f"{len(limits)} limits hit, {sum(limits):.1f} s; all other attempts {others:.1f} s; wall time {wall:.1f} s with {args.workers} workers")
+    row = {
+        "files": ended, "workers": args.workers, "timeout_s": args.timeout, "states": dict(report.states), "limits_hit": len(limits),
+        "limits_s": round(sum(limits), 1), "other_attempts_s": round(others, 1), "wall_s": round(wall, 1), "deaths": deaths,
+    }  # fmt: skip
+    record("extract", "hostile", row)
     print(f"limits hit, by the workers, + 10 %: {1.1 * sum(limits) / args.workers:.1f} s; wall less the others: {wall - others / args.workers:.1f} s")
 
 

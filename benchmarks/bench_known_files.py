@@ -19,6 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.results import record
 from papertune.config import ExtractConfig
 from papertune.events import ignore
 from papertune.extract.discover import discover
@@ -89,10 +90,13 @@ def main() -> None:
             write_known(folder, args.files)
         runs = [extract_again(folder) for _ in range(RUNS)]
         wall, processor, memory = (statistics.median(figures) for figures in zip(*runs, strict=True))
-        print(f"{args.files} known files: nothing to do after {wall:.2f} s, {processor:.2f} processor seconds, {memory:.0f} MB (medians of {RUNS})")
         with Manifest(folder / "few.json", {}) as few, Manifest(folder / "out" / ".resume.json", {}) as many:
             figures = record_microseconds(few), record_microseconds(many)
-        print(f"one record: {figures[0]:.0f} us with none before it, {figures[1]:.0f} us with {args.files}")
+        row = {
+            "files": args.files, "runs": RUNS, "wall_s": round(wall, 2), "cpu_s": round(processor, 2), "peak_rss_mb": round(memory),
+            "record_us_without_items": round(figures[0], 1), "record_us_with_all": round(figures[1], 1),
+        }  # fmt: skip
+        record("extract", "known-files", row)
 
 
 if __name__ == "__main__":

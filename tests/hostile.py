@@ -202,9 +202,10 @@ def scattered(seed: int) -> bytes:
 
 
 def with_scanned_page() -> bytes:
-    """Text, a page that is one picture, and text."""
+    """Text, a page that is one picture with a stamp on it, and text."""
     picture = stream(bytes([128]) * 64, b"/Type /XObject /Subtype /Image /Width 8 /Height 8 /ColorSpace /DeviceGray /BitsPerComponent 8")
-    whole = pdf(PROSE, b"612 0 0 792 0 0 cm /I Do", f"Behind the picture. {PROSE}", resources=b"/XObject << /I 10 0 R >>")
+    scanned = b"q 612 0 0 792 0 0 cm /I Do Q BT /F1 8 Tf 9 9 Td (Downloaded on 1 May) Tj ET"
+    whole = pdf(PROSE, scanned, f"Behind the picture. {PROSE}", resources=b"/XObject << /I 10 0 R >>")
     return assemble([*(body.split(b" obj\n", 1)[1].removesuffix(b"\nendobj\n") for body in _objects(whole)), picture])
 
 

@@ -41,6 +41,8 @@ class Misbehaving:
             elif how == "grow":
                 with path.open("ab") as file:
                     file.write(b"\n%more\n")
+            elif how == "vanish":
+                path.unlink()
             else:
                 misbehave(how)
         return self._inner.read(path)

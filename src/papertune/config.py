@@ -81,7 +81,7 @@ class ExtractConfig(Config):
     min_length: int = setting(200, "Files shorter than this (characters) are skipped", least=0)
     device: str = setting("cuda", "Inference device for Docling layout models", choices=("cuda", "cpu", "auto"))
     resume: bool = setting(True, "Ignore previous progress and start from scratch", flag="--no-resume")
-    engine: str = setting("auto", "How PDFs are read; auto picks the best that is installed", choices=PDF_ENGINES)
+    engine: str = setting("auto", "How PDFs are read; auto: fast, doubtful pages by Docling or OCR if installed", choices=PDF_ENGINES)
     workers: int = setting(0, "Files read at the same time; 0: one a core", least=0)
     timeout: float = setting(120.0, "Seconds a file may take before the next fallback is tried", above=0)
     memory_limit: int = setting(2048, "MiB of memory a file may take before the next fallback is tried", least=256)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -9,13 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pypdf import PdfWriter
 
 from papertune.config import ExtractConfig
 from papertune.errors import BadValue, FolderMissing, MissingLibrary, MissingWeights, NoInputFiles, NothingExtracted
 from papertune.events import Event, Notice, Report, Unit, ignore
 from papertune.extract import backend, engines
 from papertune.extract.stage import run
-from papertune.manifest import read_manifest
+from papertune.manifest import Manifest, read_manifest
 from papertune.records import Document
 from tests import hostile
 from tests.misbehaving import MAKER, NO_BACKEND, bad_paper
@@ -183,6 +185,14 @@ def test_a_file_that_changes_while_it_is_read_is_read_in_the_next_run(pdfs: Path
     assert extract().states == {"ok": 2}
 
 
+def test_a_file_that_vanishes_while_it_is_read_is_no_trouble(pdfs: Path, extract: Extract, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(backend.BACKENDS, "fast", MAKER)
+    (pdfs / "gone.pdf").write_bytes(bad_paper("vanish", 1))
+    (pdfs / "still.pdf").write_bytes(hostile.paper(2))
+    assert extract().states == {"unreadable": 1, "ok": 1}
+    assert extract().states == {"ok": 1}
+
+
 def test_the_log_has_every_file_and_what_workers_print(pdfs: Path, out: Path, extract: Extract, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(backend.BACKENDS, "fast", MAKER)
     (pdfs / "a.pdf").write_bytes(bad_paper("chatter", 1))
@@ -248,7 +258,7 @@ def test_auto_gives_doubtful_pages_to_docling_and_keeps_the_others(
     assert text == f"## 1 Introduction\n\n{hostile.PROSE}\n\nSeen by Docling on page 2.\n\nBehind it. {hostile.PROSE}\n"
     engines_of = {name: Document.from_json((out / f"{name}.blocks.json").read_text()).engine for name in ("clear", "odd")}
     assert engines_of == {"clear": "fast", "odd": "fast+docling"}
-    assert "pages of doubtful layout: [2]" in (out / "extract.log").read_text()
+    assert "of doubtful layout: [2]" in (out / "extract.log").read_text()
     assert extract(engine="auto", docling_models=models).fresh
     assert extract(engine="fast", output_dir=tmp_path / "fast").states == {"ok": 2}
     assert Document.from_json((tmp_path / "fast" / "odd.blocks.json").read_text()).engine == "fast"
@@ -263,7 +273,21 @@ def test_a_second_look_that_fails_leaves_the_first_one(pdfs: Path, out: Path, ex
     assert outputs(out) == outputs(tmp_path / "fast")
 
 
-def test_a_run_stopped_before_the_second_look_goes_on_with_it(pdfs: Path, out: Path, extract: Extract, models: Path) -> None:
+def test_doubtful_files_alone_are_read_again_once_docling_is_there(pdfs: Path, out: Path, extract: Extract, models: Path, tmp_path: Path) -> None:
+    (pdfs / "clear.pdf").write_bytes(hostile.paper(1))
+    (pdfs / "odd.pdf").write_bytes(hostile.pdf(hostile.PROSE, hostile.scattered(1), hostile.PROSE))
+    extract(engine="auto", docling_models=tmp_path)
+    document = Document.from_json((out / "odd.blocks.json").read_text())
+    assert (document.engine, document.unsure, document.unread) == ("fast", (2,), ())
+    assert extract(engine="auto", docling_models=tmp_path).fresh
+    assert extract(engine="auto", docling_models=models).written == [out / "odd.txt"]
+    document = Document.from_json((out / "odd.blocks.json").read_text())
+    assert (document.engine, document.unsure) == ("fast+docling", ())
+    assert extract(engine="auto", docling_models=models).fresh
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_run_stopped_before_the_second_look_goes_on_with_it(killed: bool, pdfs: Path, out: Path, extract: Extract, models: Path) -> None:
     (pdfs / "clear.pdf").write_bytes(hostile.paper(1))
     (pdfs / "odd.pdf").write_bytes(hostile.pdf(hostile.PROSE, hostile.scattered(1), hostile.PROSE))
 
@@ -274,6 +298,10 @@ def test_a_run_stopped_before_the_second_look_goes_on_with_it(pdfs: Path, out: P
     with pytest.raises(KeyboardInterrupt):
         extract(engine="auto", docling_models=models, workers=1, on_event=stop)
     assert states(out) == {"clear.pdf": "ok", "odd.pdf": "waiting"}
+    if killed:  # as if the end had come in the midst of it
+        with Manifest(out / ".resume.json", {}) as manifest:
+            [item] = [item for item in manifest.items.values() if item["state"] == "waiting"]
+            manifest.record(**{**item, "state": "started"})
     extract(engine="auto", docling_models=models)
     assert "Seen by Docling on page 2." in (out / "odd.txt").read_text()
     assert (out / "extract.log").read_text().count("odd.pdf: fast is not sure of it") == 1
@@ -362,8 +390,15 @@ def test_recognition_reads_a_rendered_page(pdfs: Path, out: Path, extract: Extra
     pytest.importorskip("PIL")
     page = pdfium.PdfDocument(hostile.pdf(hostile.PROSE))[0]
     page.render(scale=2).to_pil().save(pdfs / "scan.pdf", resolution=144)
-    assert extract(timeout=60.0).states == {"ok": 1}
+    mixed = PdfWriter()
+    for part in (hostile.pdf(hostile.PROSE.replace("willow", "alder")), (pdfs / "scan.pdf").read_bytes()):
+        mixed.append(io.BytesIO(part))
+    mixed.write(pdfs / "mixed.pdf")
+    assert extract(engine="auto", timeout=60.0).states == {"ok": 2}
     assert "willow stood by the water" in (out / "scan.txt").read_text()
+    text = (out / "mixed.txt").read_text()
+    assert 0 < text.index("alder stood by the water") < text.index("willow stood by the water")
+    assert Document.from_json((out / "mixed.blocks.json").read_text()).engine == "fast+ocr"
 
 
 def test_resume_json_is_json(pdfs: Path, out: Path, extract: Extract) -> None:

@@ -16,14 +16,14 @@ from tests import hostile
 @pytest.mark.parametrize(
     ("data", "unread", "unsure"),
     [
-        (hostile.paper(1), [], []),
-        (hostile.pdf(hostile.PROSE, hostile.scattered(1), hostile.PROSE), [], [2]),
-        (hostile.pdf(hostile.PROSE, b"BT /F1 9 Tf 300 90 Td (Plate 4) Tj ET"), [], []),  # too few letters to say
-        (hostile.pdf(hostile.PROSE, b""), [], []),  # a blank page needs no one
-        (hostile.with_scanned_page(), [2], []),
+        (hostile.paper(1), (), ()),
+        (hostile.pdf(hostile.PROSE, hostile.scattered(1), hostile.PROSE), (), (2,)),
+        (hostile.pdf(hostile.PROSE, b"BT /F1 9 Tf 300 90 Td (Plate 4) Tj ET"), (), ()),  # too few letters to say
+        (hostile.pdf(hostile.PROSE, b""), (), ()),  # a blank page needs no one
+        (hostile.with_scanned_page(), (2,), ()),
     ],
 )
-def test_doubtful_pages(data: bytes, unread: list[int], unsure: list[int], tmp_path: Path) -> None:
+def test_doubtful_pages(data: bytes, unread: tuple[int, ...], unsure: tuple[int, ...], tmp_path: Path) -> None:
     path = tmp_path / "paper.pdf"
     path.write_bytes(data)
     pages, _ = pages_of(path)
@@ -41,4 +41,4 @@ def test_doubtful_pages(data: bytes, unread: list[int], unsure: list[int], tmp_p
     ],
 )
 def test_a_font_without_meaning_is_unread(text: str, garbled: bool) -> None:
-    assert unread_pages([Page(7, 612, 792, [Span(text, 72, 500, 100, 10)])]) == ([7] if garbled else [])
+    assert unread_pages([Page(7, 612, 792, [Span(text, 72, 500, 100, 10)])]) == ((7,) if garbled else ())

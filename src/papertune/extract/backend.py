@@ -76,10 +76,6 @@ class TooLarge(CannotRead):
     state = "limit_size"
 
 
-class Unsure(Exception):
-    """Raised by the fast engine, where it was asked to, for a file that ``backends/second_look`` should read. The message says why."""
-
-
 class PartlyRead(CannotRead):
     """Some pages or chapters could not be read; ``document`` holds the others."""
 
@@ -98,7 +94,7 @@ class Options:
     device: str = "cpu"
     models: Path = Path()
     threads: int = 1
-    looks: tuple[str, ...] = ()
+    looks: frozenset[str] = frozenset()
 
 
 # name: (module:function that makes the backend, libraries it imports)

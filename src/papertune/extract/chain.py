@@ -122,7 +122,7 @@ class Reading:
 
     def _task(self, job: Job) -> Task:
         file, engine = job.file, job.chain[0]
-        options = self.options if job.second or engine in MODELS else replace(self.options, looks=())
+        options = self.options if job.second or engine in MODELS else replace(self.options, looks=frozenset())
         return Task(file.path, file.source, job.sha256, file.size, file.mtime, engine, BACKENDS[engine][0], options, self.config.min_length)
 
     def _end(self, job: Job, answer: Answer, seconds: float) -> None:

@@ -1,7 +1,7 @@
 """Of which pages the fast engine should not be believed, and who could do better.
 
-* A page that is *unread* has no text but a picture over most of it, or characters that mean nothing (a font without a table of what its glyphs stand
-  for): text recognition reads what can be seen.
+* A page that is *unread* has a picture over most of it and no text but perhaps a stamp, or characters that mean nothing (a font without a table of
+  what its glyphs stand for): text recognition reads what can be seen.
 * A page is *unsure* when the labels given to its lines are improbable: a layout that was not among those learned from. Docling's model has seen
   others.
 """
@@ -27,19 +27,19 @@ MOST_MEANINGLESS = 0.1
 _MEANINGLESS = re.compile("[\x01\x03-\x08\x0e-\x1f\ue000-\uefff\uf100-\uf8ff\ufffd]")  # pdfium's \x02 is a hyphen, U+F0xx the Symbol font
 
 
-def unread_pages(pages: Sequence[Page]) -> list[int]:
+def unread_pages(pages: Sequence[Page]) -> tuple[int, ...]:
     """Numbers of the pages that show text which is not in the file, or not as text."""
-    return [page.number for page in pages if page.picture or _garbled(page)]
+    return tuple(page.number for page in pages if page.picture or _garbled(page))
 
 
-def unsure_pages(layout: Layout) -> list[int]:
+def unsure_pages(layout: Layout) -> tuple[int, ...]:
     """Numbers of the pages whose lines may not be what they are taken for."""
     letters: defaultdict[int, int] = defaultdict(int)
     certain: defaultdict[int, float] = defaultdict(float)
     for row, certainty in zip(layout.rows, layout.certainty, strict=True):
         letters[row.line.page] += row.line.letters
         certain[row.line.page] += row.line.letters * certainty
-    return [page for page, count in letters.items() if count >= LEAST_LETTERS and certain[page] < LEAST_CERTAINTY * count]
+    return tuple(page for page, count in letters.items() if count >= LEAST_LETTERS and certain[page] < LEAST_CERTAINTY * count)
 
 
 def _garbled(page: Page) -> bool:

@@ -35,7 +35,7 @@ class Engines:
 def choose_engines(config: ExtractConfig, on_event: OnEvent) -> Engines:
     """Says in a Notice what was chosen for the user and why. Raises MissingLibrary or MissingWeights when what was asked for is not there."""
     first, device, models = config.engine, "cpu", docling_models(config)
-    looks: list[str] = []
+    looks = set()
     if first == "docling":
         device = _docling_device(config, models)
         if device == "cpu" and config.device != "cpu":
@@ -44,7 +44,7 @@ def choose_engines(config: ExtractConfig, on_event: OnEvent) -> Engines:
         first = "fast"
         try:
             device = _docling_device(config, models)
-            looks.append("docling")
+            looks.add("docling")
             if device == "cpu" and config.device == "cuda":
                 on_event(Notice("No CUDA device was found: Docling reads doubtful pages on the CPU, at about a page a second."))
         except (MissingLibrary, MissingWeights) as error:
@@ -60,8 +60,8 @@ def choose_engines(config: ExtractConfig, on_event: OnEvent) -> Engines:
         chain.insert(0, "ocr")
     scan = ("ocr",) if config.ocr == "auto" and not missing else ()
     if config.engine == "auto":
-        looks.extend(scan)
-    return Engines(tuple(chain), scan, ("second-look",) if looks and chain[0] == "fast" else (), Options(device, models, cores(), tuple(looks)))
+        looks.update(scan)
+    return Engines(tuple(chain), scan, ("second-look",) if looks and chain[0] == "fast" else (), Options(device, models, cores(), frozenset(looks)))
 
 
 def docling_models(config: ExtractConfig) -> Path:

@@ -68,7 +68,7 @@ def known_hash(item: Item, file: Found) -> str:
 
 def settings_of(config: ExtractConfig, engines: Engines) -> dict[str, Any]:
     """Whatever the texts depend on beside the files themselves."""
-    return {"pdf": engines.pdf, "epub": engines.epub, "looks": engines.options.looks, "min_length": config.min_length}
+    return {"pdf": engines.pdf, "epub": engines.epub, "second_look": config.engine == "auto", "min_length": config.min_length}
 
 
 class Ledger:
@@ -131,7 +131,7 @@ class Ledger:
 
     def ended(self, job: Job, answer: Answer, engine: str, *, limits: tuple[float, int]) -> None:
         """Written after the outputs are safely on disk. ``limits`` are seconds and MiB."""
-        found = {"pages": answer.pages, "chars": answer.chars}
+        found = {"pages": answer.pages, "chars": answer.chars, **({"doubts": answer.doubts} if answer.doubts else {})}
         self._record(job, answer.state, answer.reason, engine=engine, **found, failures=job.failures, limits=limits, output=job.output)
 
     def ended_unread(self, file: Found, state: State, reason: str, sha256: str) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from papertune.extract.backend import Backend, CannotRead, NeedsPassword, Options, PartlyRead, Unsure, open_backend
+from papertune.extract.backend import Backend, CannotRead, NeedsPassword, Options, PartlyRead, open_backend
 from papertune.extract.states import State
 
 
@@ -27,8 +27,8 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """``text`` and ``sidecar`` are set in the states that are written; ``chars`` is the length of the running text. ``unsure`` asks for a second
-    look, whatever the state."""
+    """``text`` and ``sidecar`` are set in the states that are written; ``chars`` is the length of the running text. ``doubts`` names
+    the backends that could do better on some pages, ``unsure`` says that one of them is at hand and should."""
 
     state: State
     reason: str = ""
@@ -36,6 +36,7 @@ class Answer:
     sidecar: str = ""
     pages: int = 0
     chars: int = 0
+    doubts: tuple[str, ...] = ()
     unsure: bool = False
 
 
@@ -47,8 +48,6 @@ def read(task: Task) -> Answer:
         document = _backend(task.maker, task.options).read(task.path)
     except PartlyRead as error:
         state, reason, document = "partial", str(error), error.document
-    except Unsure as error:
-        return Answer("partial", str(error), unsure=True)
     except NeedsPassword as error:
         # pdfium says so of some broken files too. The mark stands uncompressed even where the objects are packed: ISO 32000-1, 7.5.8.
         locked = b"/Encrypt" in task.path.read_bytes()
@@ -67,13 +66,18 @@ def read(task: Task) -> Answer:
         return Answer("unreadable", error.strerror or str(error))
     if (status.st_size, status.st_mtime_ns) != (task.size, task.mtime):
         return Answer("changed", "it was written to while it was read; run again")
+    doubts = tuple(look for look, pages in (("ocr", document.unread), ("docling", document.unsure)) if pages)
+    if not task.options.looks.isdisjoint(doubts):
+        reason = f"pages without readable text: {list(document.unread)}, of doubtful layout: {list(document.unsure)}"
+        return Answer(state, reason, doubts=doubts, unsure=True)
     document = replace(document, source=task.source, sha256=task.sha256)
     text = document.running_text()
     chars = len(text.strip())
     if chars < task.min_length:
         what: State = "no_text" if not document.blocks else "too_short"
-        return Answer(what, f"{chars} characters of running text, --min-length is {task.min_length}", pages=document.pages, chars=chars)
-    return Answer(state, reason, text, document.to_json(), document.pages, chars)
+        reason = f"{chars} characters of running text, --min-length is {task.min_length}"
+        return Answer(what, reason, pages=document.pages, chars=chars, doubts=doubts)
+    return Answer(state, reason, text, document.to_json(), document.pages, chars, doubts)
 
 
 @cache

@@ -58,7 +58,7 @@ def run(config: ExtractConfig, *, on_event: OnEvent = ignore) -> Report:
 
 def _again(item: Item, config: ExtractConfig, engines: Engines) -> bool:
     """Whether to read a file once more whose end is known: it was asked for, there is more time or memory than it failed with, or text
-    recognition, which it was not given."""
+    recognition or Docling, which it was not given."""
     match item["state"]:
         case state if config.retry and state in config.retry:
             return True
@@ -68,6 +68,8 @@ def _again(item: Item, config: ExtractConfig, engines: Engines) -> bool:
             return bool(config.memory_limit > item["limits"][1])
         case "no_text":
             return bool(engines.scan) and not any(failure[0] in engines.scan for failure in item.get("failures", []))
+        case "ok" | "partial" | "too_short" if not any(failure[0] in engines.second for failure in item.get("failures", [])):
+            return not engines.options.looks.isdisjoint(item.get("doubts", ()))
         case _:
             return False
 

@@ -42,7 +42,7 @@ from papertune.extract.sections import mark_references
 from papertune.records import Block, Document, Kind, Place
 
 _BATCH = {"cuda": 16, "cpu": 4}
-"""Pages a layout batch: 16 of 640 x 640 take under 2 GiB beside the model, so an 8 GB card keeps room for the desktop."""
+"""Pages a layout batch: with 16 of 640 x 640 a model of this size takes 2.7 GiB, so an 8 GB card keeps room for the desktop."""
 
 _CPU_ALONE = ["CPUExecutionProvider", "CPUExecutionProvider"]
 """Named once, Docling takes it for its default and asks torch for a GPU, the only thing that it would need torch for."""

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import re
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from math import hypot
 from pathlib import Path
 
 import pypdfium2 as pdfium
 import pypdfium2.raw as raw
 
-from papertune.extract.backend import Damaged, NeedsPassword, NoTextLayer, NotPdf, Options, PartlyRead, Unsure
+from papertune.extract.backend import Damaged, NeedsPassword, NoTextLayer, NotPdf, Options, PartlyRead
 from papertune.extract.doubt import unread_pages, unsure_pages
 from papertune.extract.layout import lay_out
 from papertune.extract.layout.lines import Page, Span
@@ -29,8 +29,8 @@ SURROGATES = re.compile(r"[\ud800-\udfff]")
 FORCED_BOLD, ITALIC_FLAG = 1 << 18, 1 << 6  # font descriptor flags, ISO 32000-1 table 123
 HEADER_WITHIN = 1024  # bytes at the start among which "%PDF-" must stand, as in Acrobat
 STRIDE = 12  # characters; about the length of a text object
-MOST_OBJECTS = 1000  # on a page without text that are looked at: a scan has one picture, or some strips
-SINGLY = 16  # characters; so few are asked for one by one
+MOST_STAMP = 100  # characters on a scanned page: "Downloaded from ... on ...", a page number
+MOST_OBJECTS = 1000  # of such a page that are looked at: a scan has one picture, or some strips
 
 # A run is taken apart where its characters stand wider than this, in font sizes a character, and at gaps wider than WIDE_GAP.
 WIDE_RUN, WIDE_GAP = 0.72, 1.2
@@ -42,33 +42,24 @@ _font_of = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(ctypes.cast(raw.FP
 
 
 class Fast:
-    """``looks`` names the backends to which doubtful pages can be given: where one could help, ``read`` raises Unsure."""
-
     name = "fast"
 
-    def __init__(self, looks: Container[str] = ()) -> None:
-        self._looks = looks
-
     def read(self, path: Path) -> Document:
-        """Raises NotPdf, NeedsPassword, Damaged, NoTextLayer, PartlyRead or Unsure."""
+        """Raises NotPdf, NeedsPassword, Damaged, NoTextLayer or PartlyRead."""
         pages, count = pages_of(path)
         if not pages:
             raise Damaged("no page could be read")
         if not any(page.upright or page.rotated for page in pages):
             raise NoTextLayer(f"{count} pages without text")
         layout = lay_out(pages)
-        unread = unread_pages(pages) if "ocr" in self._looks else []
-        unsure = unsure_pages(layout) if "docling" in self._looks else []
-        if unread or unsure:
-            raise Unsure(f"pages without readable text: {unread or 'none'}; pages of doubtful layout: {unsure or 'none'}")
-        document = Document(source="", sha256="", engine=self.name, pages=count, blocks=tuple(layout.blocks()))
+        document = Document("", "", self.name, count, tuple(layout.blocks()), unread_pages(pages), unsure_pages(layout))
         if len(pages) < count:
             raise PartlyRead(f"{count - len(pages)} of {count} pages could not be read", document)
         return document
 
 
-def open_backend(options: Options) -> Fast:
-    return Fast(options.looks)
+def open_backend(_options: Options) -> Fast:
+    return Fast()
 
 
 def pages_of(path: Path) -> tuple[list[Page], int]:
@@ -105,7 +96,7 @@ def _read_page(document: pdfium.PdfDocument, index: int) -> Page | None:
         try:
             page = Page(index + 1, raw.FPDF_GetPageWidthF(handle), raw.FPDF_GetPageHeightF(handle))
             _TextPage(handle, text, page).read()
-            page.picture = not page.upright and not page.rotated and _is_picture(handle, page)
+            page.picture = _is_picture(handle, page)
             return page
         finally:
             raw.FPDFText_ClosePage(text)
@@ -114,7 +105,9 @@ def _read_page(document: pdfium.PdfDocument, index: int) -> Page | None:
 
 
 def _is_picture(handle: raw.FPDF_PAGE, page: Page) -> bool:
-    """Whether pictures cover at least half of the page, which has no rotation that matters here: areas alone are compared."""
+    """Whether pictures cover more than half of the page, and hardly any text is on it. Areas alone are compared, so its rotation does not matter."""
+    if sum(len(span.text) for span in [*page.upright, *page.rotated]) > MOST_STAMP:
+        return False
     covered, edges = 0.0, [ctypes.c_float() for _ in range(4)]
     for index in range(min(raw.FPDFPage_CountObjects(handle), MOST_OBJECTS)):
         drawn = raw.FPDFPage_GetObject(handle, index)
@@ -166,22 +159,12 @@ class _TextPage:
 
     def _characters(self) -> str:
         """All characters, one for each of pdfium's indices."""
-        return "".join(self._stretch(0, self.count))
-
-    def _stretch(self, start: int, end: int) -> Iterator[str]:
-        """The characters between two indices. pdfium leaves some out of a text fetched at once: such a stretch is halved until those stand alone."""
-        count = end - start
-        buffer = (ctypes.c_ushort * (count + 1))()
-        raw.FPDFText_GetText(self.text, start, count, buffer)
-        text = bytes(buffer)[: 2 * count].decode("utf-16-le", "surrogatepass")
-        if len(text) == count and "\0" not in text:
-            yield text
-        elif count <= SINGLY:
-            yield "".join(chr(raw.FPDFText_GetUnicode(self.text, index)) for index in range(start, end))
-        else:
-            middle = (start + end) // 2
-            yield from self._stretch(start, middle)
-            yield from self._stretch(middle, end)
+        buffer = (ctypes.c_ushort * (self.count + 1))()
+        written = raw.FPDFText_GetText(self.text, 0, self.count, buffer) - 1
+        units = bytes(buffer)[: 2 * max(0, written)].decode("utf-16-le", "surrogatepass")
+        if len(units) == self.count:
+            return units
+        return "".join(chr(raw.FPDFText_GetUnicode(self.text, index)) for index in range(self.count))
 
     def _runs(self) -> Iterator[tuple[int, int, int]]:
         """Bounds of the characters drawn by each text object, and its address. What no object drew was made up by pdfium: spaces and line ends."""

@@ -44,20 +44,24 @@ class SecondLook:
         """``engine`` of the document names who had a part in it: "fast+docling". Raises as ``Fast`` and the others do."""
         pages, count = pages_of(path)
         engines = [self.name]
-        if "ocr" in self._options.looks and (unread := unread_pages(pages)):
+        unread = unread_pages(pages)
+        if unread and "ocr" in self._options.looks:
             recognised = {page.number: page for page in self._ocr.pages(path, unread)}
             pages = [recognised.get(page.number, page) for page in pages]
             engines.append("ocr")
+            unread = ()
         layout = lay_out(pages)
         instead: dict[int, list[Block]] = {}
-        if "docling" in self._options.looks and (unsure := unsure_pages(layout)):
+        unsure = unsure_pages(layout)
+        if unsure and "docling" in self._options.looks:
             instead = {page: [] for page in unsure}
             for first, last in _runs(unsure):
                 for block in self._docling.read_pages(path, first, last):  # one that goes on over a page belongs to where it begins
                     instead[block.places[0].page].append(block)
             engines.append("docling")
+            unsure = ()
         blocks = mark_references(layout.blocks(instead), pages=instead)
-        document = Document("", "", "+".join(engines), count, blocks)
+        document = Document("", "", "+".join(engines), count, blocks, unread, unsure)
         if len(pages) < count:
             raise PartlyRead(f"{count - len(pages)} of {count} pages could not be read", document)
         return document

@@ -105,7 +105,7 @@ class Line:
 class Page:
     """A page as its backend read it. ``upright`` spans are in drawing order; ``rotated`` ones run at an angle (stamps, axis labels).
 
-    ``picture`` says that there is no text, but a picture over most of the page.
+    ``picture`` says that most of the page is a picture, and what text there is no more than a stamp or a page number.
     """
 
     number: int
