@@ -29,6 +29,7 @@ from papertune.extract.layout import labeller, patterns, rows_and_body
 from papertune.extract.layout.blocks import blocks_of_rows
 from papertune.extract.layout.features import features_of
 from papertune.extract.layout.hyphens import Vocabulary
+from papertune.extract.layout.kinds import kinds_of_labels
 from papertune.extract.layout.setting import Row
 from papertune.records import Document
 
@@ -105,7 +106,7 @@ def weak_labels(truth: dict[str, Any], rows: Sequence[Row]) -> list[str | None]:
             label = "title"
         elif index == references:
             label = "reference"
-        elif (index in whole or (len(bare) > 3 and (bare in headings or bare == "abstract"))) and not (index > references and share["reference"] > SURE):
+        elif (index in whole or (len(bare) > 3 and bare in {*headings, "abstract"})) and not (index > references and share["reference"] > SURE):
             label = "heading"
         elif index > 0.4 * len(rows) and {text, bare} & back_headings:
             label = "back"
@@ -211,7 +212,7 @@ def main() -> None:
                     total[LABELS[label]] += 1
                     right[LABELS[label]] += guess == label
             if args.documents:
-                kinds = labeller.kinds_of_labels(guessed, rows, body)
+                kinds = kinds_of_labels([LABELS[guess] for guess in guessed], rows, body)
                 blocks = blocks_of_rows(rows, kinds, body, Vocabulary(row.line.text for row in rows)) + aside
                 document = Document(name, "", "fast", rows[-1].line.page, tuple(blocks))
                 args.documents.mkdir(parents=True, exist_ok=True)

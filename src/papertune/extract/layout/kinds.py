@@ -1,0 +1,124 @@
+"""From the labels of lines to the kinds of the records, by what holds for a paper as a whole.
+
+A paper has one title. Captions go on as long as their lines do. What stands behind a heading such as "Author contributions" belongs to it until
+the next heading of its rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from papertune.extract.layout import patterns
+from papertune.extract.layout.features import amid_sentence, continues
+from papertune.extract.layout.setting import Body, Row
+from papertune.extract.layout.styles import Style, style_of
+from papertune.records import Kind
+
+TITLE_PITCH = 1.7  # font sizes between the baselines of a title's lines
+LEAST_TITLE = 12  # letters
+
+
+def kinds_of_labels(labels: Sequence[str], rows: Sequence[Row], body: Body) -> list[Kind]:
+    """The kind of each row; ``labels`` are of ``labeller.LABELS``."""
+    kinds: list[Kind] = []
+    caption = False  # inside a caption that began as one
+    rank: Style | None = None  # of the heading of back matter that the rows stand behind
+    for index, (label, row) in enumerate(zip(labels, rows, strict=True)):
+        kind = _kind(label, row, body, index / len(rows))
+        match = patterns.CAPTION.match(row.line.text)
+        if match and kind == "paragraph" and _begins_caption(rows, index, body, marked=bool(match["mark"])):
+            kind = "caption"
+        caption = bool(kind == "caption" and match and match["mark"]) or (caption and continues(rows[index - 1], row))
+        if caption and kind == "paragraph":
+            kind = "caption"
+        if kind == "heading":
+            if index and kinds[-1] == "paragraph" and amid_sentence(rows[index - 1], row) and row.line.bold < 0.5:
+                kind = "paragraph"
+            elif rank is not None and (row.run_in or style_of(row.line) != rank) and not patterns.SECTION.fullmatch(row.line.text):
+                kind = "back"
+            else:
+                rank = None
+        elif kind == "back" and label == "heading":
+            rank = style_of(row.line)
+        kinds.append(kind)
+    return _with_one_title(kinds, rows, body)
+
+
+def _begins_caption(rows: Sequence[Row], index: int, body: Body, *, marked: bool) -> bool:
+    """"Figure 3." begins a caption where it begins a block in type of its own."""
+    row = rows[index]
+    first = row.line.spans[0]
+    alone = index == 0 or not continues(rows[index - 1], row)
+    return marked and alone and (first.bold or row.line.size < 0.95 * body.size or first.font not in body.fonts)
+
+
+def _kind(label: str, row: Row, body: Body, progress: float) -> Kind:
+    """The kind a label stands for.
+
+    Headings that name back matter or the article's type go where they belong, whatever their type. What is none of the labels: authors and
+    affiliations on the first page, else notes, formulas and words in figures.
+    """
+    text = row.line.text
+    if label in ("heading", "title") and row.line.page <= 2 and (patterns.ARTICLE_TYPE.fullmatch(text) or patterns.KEYWORDS.match(text)):
+        return "author"
+    if label == "heading" and (patterns.REFERENCES.fullmatch(text) or (progress > 0.5 and patterns.BACK.fullmatch(text))):
+        return "back"
+    if label != "other":
+        return label  # type: ignore[return-value]
+    if row.line.page == 1:
+        return "author"
+    if row.line.letters < 0.5 * len(text.replace(" ", "")) and any(mark in text for mark in "=≈≤≥∑∫→"):
+        return "formula"
+    return "footnote" if row.line.size < 0.95 * body.size and row.line.baseline > 0.6 * row.page.height else "table"
+
+
+def _with_one_title(kinds: list[Kind], rows: Sequence[Row], body: Body) -> list[Kind]:
+    """Of all that was taken for a title, the longest, and what is set like it above and below; else what is set largest on the first page."""
+    chosen = _longest(_runs([index for index, kind in enumerate(kinds) if kind == "title"], rows), rows)
+    if not chosen:
+        page = rows[0].line.page if rows else 0
+        largest = max((row.line.size for row in rows if row.line.page == page and row.line.letters >= LEAST_TITLE), default=0.0)
+        if largest > 1.15 * body.size:
+            large = [index for index, row in enumerate(rows) if row.line.page == page and row.line.size > 0.95 * largest]
+            chosen = _longest(_runs(large, rows), rows)
+    if chosen:
+        page = [index for index, row in enumerate(rows) if row.line.page == rows[chosen[0]].line.page]
+        for at in [*reversed(page), *page]:
+            if at not in chosen and any(_one_title(rows[at], rows[index]) for index in chosen):
+                chosen.append(at)
+    title = set(chosen)
+    return ["title" if index in title else "author" if kind == "title" else kind for index, kind in enumerate(kinds)]
+
+
+def _runs(indices: Sequence[int], rows: Sequence[Row]) -> list[list[int]]:
+    """The rows in runs that may each be one title."""
+    runs: list[list[int]] = []
+    for index in (index for index in indices if not _no_title(rows[index].line.text)):
+        if runs and _one_title(rows[index], rows[runs[-1][-1]]):
+            runs[-1].append(index)
+        else:
+            runs.append([index])
+    return runs
+
+
+def _longest(runs: Sequence[list[int]], rows: Sequence[Row]) -> list[int]:
+    """The run with the most letters; empty when it has too few."""
+
+    def letters(run: list[int]) -> int:
+        return sum(rows[index].line.letters for index in run)
+
+    best = max(runs, key=letters, default=[])
+    return best if letters(best) >= LEAST_TITLE else []
+
+
+def _one_title(row: Row, other: Row) -> bool:
+    """Whether two rows are set as lines of one title; others may stand between them in reading order."""
+    line, above = row.line, other.line
+    near = line.page == above.page and 0 < abs(line.baseline - above.baseline) < TITLE_PITCH * line.size
+    beside = min(line.right, above.right) > max(line.left, above.left)
+    like = abs(line.size - above.size) < 0.6 and (line.bold > 0.5) == (above.bold > 0.5)
+    return near and beside and like and not _no_title(line.text)
+
+
+def _no_title(text: str) -> bool:
+    return bool(patterns.ARTICLE_TYPE.fullmatch(text) or patterns.SECTION.fullmatch(text))
