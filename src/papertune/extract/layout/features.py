@@ -24,9 +24,10 @@ FAR_APART = 9.0  # leadings
 FAR = 60.0  # rows: as good as never
 SHIFTS = (-3, -2, -1, 1, 2, 3)  # neighbours whose own features are seen too
 
-_STOPWORDS = frozenset(
-    "the of and in to was were with for that is by as from on are this which a an at be it or de la le les des el los en y der die das und".split()
-)
+_STOPWORDS = frozenset((
+    "the", "of", "and", "in", "to", "was", "were", "with", "for", "that", "is", "by", "as", "from", "on", "are", "this", "which", "a", "an", "at",
+    "be", "it", "or", "de", "la", "le", "les", "des", "el", "los", "en", "y", "der", "die", "das", "und",
+))  # fmt: skip
 _YEAR = re.compile(r"\b(?:19|20)\d\d\b")
 _CITED = re.compile(r"\d\s?[:,(]\s?\d|\d[–-]\d|[Vv]ol\b|(?<![a-z])pp?\.|[Dd][Oo][Ii]")
 _INITIALS = re.compile(r"\b[A-Z]{1,3}\b[.,]|\b[A-Z]\.")
@@ -87,11 +88,18 @@ def _own(rows: Sequence[Row], body: Body) -> list[list[float]]:
             patterns.REFERENCES.fullmatch(text) is not None, patterns.BACK.fullmatch(text) is not None,
             patterns.SECTION.fullmatch(text) is not None, patterns.KEYWORDS.match(text) is not None,
             line.page <= 2 and patterns.AFFILIATION.search(text) is not None, patterns.REFERENCE_START.match(text) is not None,
-            10 * sum(word in _STOPWORDS for word in text.lower().split()) / length, len(_YEAR.findall(text)), len(_CITED.findall(text)), len(_INITIALS.findall(text)),
+            stopwords(text),
+            len(_YEAR.findall(text)), len(_CITED.findall(text)), len(_INITIALS.findall(text)),
             text.count(","), bool(index) and abs(rows[index - 1].line.size - line.size) < 0.3, len(_MARK.findall(text)) / length,
             row.run_in, bool(index) and rows[index - 1].run_in, bool(index) and amid_sentence(rows[index - 1], row),
         ])  # fmt: skip
     return found
+
+
+def stopwords(text: str) -> float:
+    """Share of its words that are in any text: "the", "of"."""
+    words = text.lower().split()
+    return sum(word in _STOPWORDS for word in words) / max(1, len(words))
 
 
 def amid_sentence(above: Row, row: Row) -> bool:

@@ -6,16 +6,19 @@ the next heading of its rank.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from papertune.extract.layout import patterns
-from papertune.extract.layout.features import amid_sentence, continues
+from papertune.extract.layout.features import amid_sentence, continues, stopwords
 from papertune.extract.layout.setting import Body, Row
 from papertune.extract.layout.styles import Style, style_of
 from papertune.records import Kind
 
 TITLE_PITCH = 1.7  # font sizes between the baselines of a title's lines
 LEAST_TITLE = 12  # letters
+LEAST_ABSTRACT = 300  # characters
+PROSE = 0.25  # of its words are such as "the"
 
 
 def kinds_of_labels(labels: Sequence[str], rows: Sequence[Row], body: Body) -> list[Kind]:
@@ -26,7 +29,7 @@ def kinds_of_labels(labels: Sequence[str], rows: Sequence[Row], body: Body) -> l
     for index, (label, row) in enumerate(zip(labels, rows, strict=True)):
         kind = _kind(label, row, body, index / len(rows))
         match = patterns.CAPTION.match(row.line.text)
-        if match and kind == "paragraph" and _begins_caption(rows, index, body, marked=bool(match["mark"])):
+        if match and kind == "paragraph" and _begins_caption(rows, index, body, match):
             kind = "caption"
         caption = bool(kind == "caption" and match and match["mark"]) or (caption and continues(rows[index - 1], row))
         if caption and kind == "paragraph":
@@ -41,14 +44,15 @@ def kinds_of_labels(labels: Sequence[str], rows: Sequence[Row], body: Body) -> l
         elif kind == "back" and label == "heading":
             rank = style_of(row.line)
         kinds.append(kind)
-    return _with_one_title(kinds, rows, body)
+    return _with_abstract(_with_one_title(kinds, rows, body), rows)
 
 
-def _begins_caption(rows: Sequence[Row], index: int, body: Body, *, marked: bool) -> bool:
-    """"Figure 3." begins a caption where it begins a block in type of its own."""
+def _begins_caption(rows: Sequence[Row], index: int, body: Body, match: re.Match[str]) -> bool:
+    """Whether "Figure 3" is no mention of it: it begins a block in a type of its own, with a mark behind the number or all by itself in that type."""
     row = rows[index]
     first = row.line.spans[0]
     alone = index == 0 or not continues(rows[index - 1], row)
+    marked = bool(match["mark"]) or first.text.strip() == match[0].strip()
     return marked and alone and (first.bold or row.line.size < 0.95 * body.size or first.font not in body.fonts)
 
 
@@ -70,6 +74,26 @@ def _kind(label: str, row: Row, body: Body, progress: float) -> Kind:
     if row.line.letters < 0.5 * len(text.replace(" ", "")) and any(mark in text for mark in "=≈≤≥∑∫→"):
         return "formula"
     return "footnote" if row.line.size < 0.95 * body.size and row.line.baseline > 0.6 * row.page.height else "table"
+
+
+def _with_abstract(kinds: list[Kind], rows: Sequence[Row]) -> list[Kind]:
+    """Where no heading names an abstract, prose among the authors is one."""
+    page = [index for index, row in enumerate(rows) if row.line.page == rows[0].line.page]
+    if any(kinds[index] == "heading" and patterns.ABSTRACT.match(rows[index].line.text) for index in page):
+        return kinds
+    runs: list[list[int]] = []
+    for index in page:
+        if kinds[index] == "author":
+            if runs and runs[-1][-1] == index - 1 and continues(rows[index - 1], rows[index]):
+                runs[-1].append(index)
+            else:
+                runs.append([index])
+    for run in runs:
+        text = " ".join(rows[index].line.text for index in run)
+        if len(text) >= LEAST_ABSTRACT and stopwords(text) >= PROSE and patterns.NOTICE.search(text) is None:
+            for index in run:
+                kinds[index] = "paragraph"
+    return kinds
 
 
 def _with_one_title(kinds: list[Kind], rows: Sequence[Row], body: Body) -> list[Kind]:

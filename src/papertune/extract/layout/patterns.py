@@ -61,5 +61,9 @@ AFFILIATION = re.compile(
     r"|academic editor|edited by|reviewed by|address|cite this)",
     re.I,
 )
+NOTICE = re.compile(
+    r"creative commons|open.access|licen[cs]e|copyright|©|correspond|@|\breceived\b|accepted|published (?:online|by)|conflict|funded|cite this|supported by",
+    re.I,
+)
 REFERENCE_START = re.compile(r"(?:\[\d{1,3}\]|\(?\d{1,3}[.)]|\d{1,3}\s)\s*\S")
 SENTENCE_END = re.compile(r"[.!?:;][\"'”’)\]]*\s*(?:[\[(]?\d[\d,–\- ]*[\])]?)?$")
