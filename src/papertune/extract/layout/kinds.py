@@ -1,7 +1,7 @@
 """From the labels of lines to the kinds of the records, by what holds for a paper as a whole.
 
-A paper has one title. Captions go on as long as their lines do. What stands behind a heading such as "Author contributions" belongs to it until
-the next heading of its rank.
+A paper has one title. Numbers of headings count on. Captions go on as long as their lines do. What stands behind a heading such as "Author
+contributions" belongs to it until the next heading of its rank.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from papertune.extract.layout import patterns
 from papertune.extract.layout.features import amid_sentence, continues, stopwords
+from papertune.extract.layout.numbering import Number, number_of
 from papertune.extract.layout.setting import Body, Row
 from papertune.extract.layout.styles import Style, style_of
 from papertune.records import Kind
@@ -35,16 +36,24 @@ def kinds_of_labels(labels: Sequence[str], rows: Sequence[Row], body: Body) -> l
         if caption and kind == "paragraph":
             kind = "caption"
         if kind == "heading":
-            if index and kinds[-1] == "paragraph" and amid_sentence(rows[index - 1], row) and row.line.bold < 0.5:
-                kind = "paragraph"
-            elif rank is not None and (row.run_in or style_of(row.line) != rank) and not patterns.SECTION.fullmatch(row.line.text):
-                kind = "back"
-            else:
-                rank = None
-        elif kind == "back" and label == "heading":
+            kind = _kind_of_heading(kinds, rows, index, rank)
+            rank = None if kind == "heading" else rank
+        elif kind == "back" and 2 * index > len(rows) and (label == "heading" or patterns.BACK.fullmatch(row.line.text)):
             rank = style_of(row.line)
         kinds.append(kind)
-    return _with_abstract(_with_one_title(kinds, rows, body), rows)
+    return _with_abstract(_with_one_title(_with_numbered(kinds, rows, body), rows, body), rows)
+
+
+def _kind_of_heading(before: Sequence[Kind], rows: Sequence[Row], index: int, rank: Style | None) -> Kind:
+    """What a line labelled a heading is after the lines ``before`` it; ``rank`` is the style of the heading of back matter that it stands behind."""
+    row = rows[index]
+    if index and before[-1] == "heading" and rows[index - 1].run_in:
+        return "paragraph"  # the rest of the line
+    if index and before[-1] == "paragraph" and amid_sentence(rows[index - 1], row) and row.line.bold < 0.5:
+        return "paragraph"
+    if rank is not None and (row.run_in or (style_of(row.line) != rank and not patterns.SECTION.fullmatch(row.line.text))):
+        return "back"
+    return "heading"
 
 
 def _begins_caption(rows: Sequence[Row], index: int, body: Body, match: re.Match[str]) -> bool:
@@ -63,7 +72,7 @@ def _kind(label: str, row: Row, body: Body, progress: float) -> Kind:
     affiliations on the first page, else notes, formulas and words in figures.
     """
     text = row.line.text
-    if label in ("heading", "title") and row.line.page <= 2 and (patterns.ARTICLE_TYPE.fullmatch(text) or patterns.KEYWORDS.match(text)):
+    if label in ("heading", "title") and (patterns.KEYWORDS.match(text) or (row.line.page <= 2 and patterns.ARTICLE_TYPE.fullmatch(text))):
         return "author"
     if label == "heading" and (patterns.REFERENCES.fullmatch(text) or (progress > 0.5 and patterns.BACK.fullmatch(text))):
         return "back"
@@ -74,6 +83,31 @@ def _kind(label: str, row: Row, body: Body, progress: float) -> Kind:
     if row.line.letters < 0.5 * len(text.replace(" ", "")) and any(mark in text for mark in "=≈≤≥∑∫→"):
         return "formula"
     return "footnote" if row.line.size < 0.95 * body.size and row.line.baseline > 0.6 * row.page.height else "table"
+
+
+def _with_numbered(kinds: list[Kind], rows: Sequence[Row], body: Body) -> list[Kind]:
+    """What counts on from a heading's number is a heading: "3.4.1" below "3.4", even in the type of the text."""
+    known: set[Number] = set()
+    goes_on = False  # the heading just found, in a type of its own
+    for index, row in enumerate(rows):
+        plain = row.line.font in body.fonts and row.line.bold < 0.5
+        if goes_on and kinds[index] == "paragraph" and not plain and continues(rows[index - 1], row) and not rows[index - 1].run_in:
+            kinds[index] = "heading"
+            continue
+        goes_on = False
+        number = number_of(row.line.text)
+        if number is None:
+            continue
+        if kinds[index] == "paragraph" and len(number) > 2:
+            before = number[:-1] if number[-1] == 1 else (*number[:-1], number[-1] - 1)
+            apart = row.above is None or not -1 < row.above < 1.15 * body.leading
+            whole = row.run_in or not plain or patterns.SENTENCE_END.search(row.line.text) is None
+            if before in known and apart and whole:
+                kinds[index] = "heading"
+                goes_on = not plain
+        if kinds[index] == "heading":
+            known.add(number)
+    return kinds
 
 
 def _with_abstract(kinds: list[Kind], rows: Sequence[Row]) -> list[Kind]:
@@ -101,10 +135,10 @@ def _with_one_title(kinds: list[Kind], rows: Sequence[Row], body: Body) -> list[
     chosen = _longest(_runs([index for index, kind in enumerate(kinds) if kind == "title"], rows), rows)
     if not chosen:
         page = rows[0].line.page if rows else 0
-        largest = max((row.line.size for row in rows if row.line.page == page and row.line.letters >= LEAST_TITLE), default=0.0)
+        possible = [index for index, row in enumerate(rows) if row.line.page == page and not _no_title(row.line.text)]
+        largest = max((rows[index].line.size for index in possible if rows[index].line.letters >= LEAST_TITLE), default=0.0)
         if largest > 1.15 * body.size:
-            large = [index for index, row in enumerate(rows) if row.line.page == page and row.line.size > 0.95 * largest]
-            chosen = _longest(_runs(large, rows), rows)
+            chosen = _longest(_runs([index for index in possible if rows[index].line.size > 0.95 * largest], rows), rows)
     if chosen:
         page = [index for index, row in enumerate(rows) if row.line.page == rows[chosen[0]].line.page]
         for at in [*reversed(page), *page]:
@@ -145,4 +179,4 @@ def _one_title(row: Row, other: Row) -> bool:
 
 
 def _no_title(text: str) -> bool:
-    return bool(patterns.ARTICLE_TYPE.fullmatch(text) or patterns.SECTION.fullmatch(text))
+    return any(pattern.fullmatch(text) for pattern in (patterns.ARTICLE_TYPE, patterns.SECTION, patterns.JOURNAL))

@@ -22,12 +22,17 @@ KEYWORDS = re.compile(
 ARTICLE_TYPE = re.compile(
     r"\W*(?:(?:original |research |review |short |clinical |invited |systematic |mini )*"
     r"(?:articles?|papers?|reviews?|reports?|communications?|letters?|study|studies|notes?|research)"
-    r"(?: articles?)?(?: open access)?|open access|article info|graphical abstract|edited by|reviewed by)\W*",
+    r"(?: articles?)?(?: open access)?|open access|article (?:info|history)|graphical abstract|edited by|reviewed by)\W*",
     re.I,
 )
 
+JOURNAL = re.compile(
+    r"(?:the )?(?:[\w&-]+ ){0,4}(?:journal|bulletin|annals|archives|proceedings|transactions|revista)"
+    r"(?: (?:(?:of|for|in|on|de|and) )*[\w&-]+){0,7}",
+    re.I,
+)
 REFERENCES = re.compile(
-    rf"\W*{_NUMBER}(?:references?(?: cited| and notes)?|bibliography|literature(?: cited)?|works cited"
+    rf"\W*{_NUMBER}(?:(?:notes and )?references?(?: cited| and notes)?|bibliography|literature(?: cited)?|works cited"
     r"|literatur(?:verzeichnis)?|références|referencias|referências|bibliograf[ií]a)\W*",
     re.I,
 )
@@ -62,7 +67,7 @@ AFFILIATION = re.compile(
     re.I,
 )
 NOTICE = re.compile(
-    r"creative commons|open.access|licen[cs]e|copyright|©|correspond|@|\breceived\b|accepted|published (?:online|by)|conflict|funded|cite this|supported by",
+    r"creative commons|open.access|licen[cs]e|copyright|©|correspond|@|\breceived\b|accepted|published (?:online|by)|conflict|funded|cite this",
     re.I,
 )
 REFERENCE_START = re.compile(r"(?:\[\d{1,3}\]|\(?\d{1,3}[.)]|\d{1,3}\s)\s*\S")
