@@ -41,7 +41,7 @@ def kinds_of_labels(labels: Sequence[str], rows: Sequence[Row], body: Body) -> l
         elif kind == "back" and 2 * index > len(rows) and (label == "heading" or patterns.BACK.fullmatch(row.line.text)):
             rank = style_of(row.line)
         kinds.append(kind)
-    return _with_abstract(_with_one_title(_with_numbered(kinds, rows, body), rows, body), rows)
+    return _with_abstract_and_notices(_with_one_title(_with_numbered(kinds, rows, body), rows, body), rows, body)
 
 
 def _kind_of_heading(before: Sequence[Kind], rows: Sequence[Row], index: int, rank: Style | None) -> Kind:
@@ -110,24 +110,35 @@ def _with_numbered(kinds: list[Kind], rows: Sequence[Row], body: Body) -> list[K
     return kinds
 
 
-def _with_abstract(kinds: list[Kind], rows: Sequence[Row]) -> list[Kind]:
-    """Where no heading names an abstract, prose among the authors is one."""
-    page = [index for index, row in enumerate(rows) if row.line.page == rows[0].line.page]
-    if any(kinds[index] == "heading" and patterns.ABSTRACT.match(rows[index].line.text) for index in page):
-        return kinds
+def _with_abstract_and_notices(kinds: list[Kind], rows: Sequence[Row], body: Body) -> list[Kind]:
+    """On the first page, a licence or an address in small type is no text in any of its lines; and prose among the authors is the abstract,
+    where no heading names one."""
     runs: list[list[int]] = []
-    for index in page:
-        if kinds[index] == "author":
-            if runs and runs[-1][-1] == index - 1 and continues(rows[index - 1], rows[index]):
+    named = False
+    for index, row in enumerate(rows):
+        if row.line.page != rows[0].line.page:
+            continue
+        named = named or bool(kinds[index] == "heading" and patterns.ABSTRACT.match(row.line.text))
+        if kinds[index] in ("author", "paragraph"):
+            if runs and runs[-1][-1] == index - 1 and continues(rows[index - 1], row):
                 runs[-1].append(index)
             else:
                 runs.append([index])
     for run in runs:
         text = " ".join(rows[index].line.text for index in run)
-        if len(text) >= LEAST_ABSTRACT and stopwords(text) >= PROSE and patterns.NOTICE.search(text) is None:
-            for index in run:
-                kinds[index] = "paragraph"
+        if rows[run[0]].line.size < 0.95 * body.size and patterns.LICENCE.search(text):
+            found: Kind = "author"
+        elif all(kinds[index] == "author" for index in run) and _is_abstract(text) and not named:
+            found = "paragraph"
+        else:
+            continue
+        for index in run:
+            kinds[index] = found
     return kinds
+
+
+def _is_abstract(text: str) -> bool:
+    return len(text) >= LEAST_ABSTRACT and stopwords(text) >= PROSE and patterns.NOTICE.search(text) is None
 
 
 def _with_one_title(kinds: list[Kind], rows: Sequence[Row], body: Body) -> list[Kind]:

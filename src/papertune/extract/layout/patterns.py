@@ -66,6 +66,7 @@ AFFILIATION = re.compile(
     r"|academic editor|edited by|reviewed by|address|cite this)",
     re.I,
 )
+LICENCE = re.compile(r"creative commons|unrestricted use|©|corresponding author|address correspondence|\be-?mail:", re.I)
 NOTICE = re.compile(
     r"creative commons|open.access|licen[cs]e|copyright|©|correspond|@|\breceived\b|accepted|published (?:online|by)|conflict|funded|cite this",
     re.I,
