@@ -175,7 +175,8 @@ def scanned(path: Path) -> None:
             step = (span.right - span.left) / len(span.text)
             for word in re.finditer(r"\S+", span.text):
                 size = span.size * (0.97, 1.0, 1.02)[(number + word.start()) % 3]
-                text = word[0].encode("cp1252", "replace").decode("latin-1").replace("\\", r"\\").replace("(", r"\(").replace(")", r"\)")
+                text = re.sub("[\ufffe\x02]", "-", word[0]).encode("cp1252", "replace").decode("latin-1")
+                text = re.sub(r"([()\\])", r"\\\1", text)
                 place = f"{span.left + step * word.start():.2f} {page.height - span.baseline:.2f}"
                 words.append(f"/F {size:.2f} Tf {100 * step / (0.6 * size):.2f} Tz 1 0 0 1 {place} Tm ({text}) Tj")
         sheet = writer.add_blank_page(page.width, page.height)

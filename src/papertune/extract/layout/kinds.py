@@ -30,7 +30,7 @@ def kinds_of_labels(labels: Sequence[str], rows: Sequence[Row], body: Body) -> l
     for index, (label, row) in enumerate(zip(labels, rows, strict=True)):
         kind = _kind(label, row, body, index / len(rows))
         match = patterns.CAPTION.match(row.line.text)
-        if match and kind == "paragraph" and _begins_caption(rows, index, body, match):
+        if match and kind in ("paragraph", "heading") and _begins_caption(kinds, rows, index, body, match):
             kind = "caption"
         caption = bool(kind == "caption" and match and match["mark"]) or (caption and continues(rows[index - 1], row))
         if caption and kind == "paragraph":
@@ -56,13 +56,16 @@ def _kind_of_heading(before: Sequence[Kind], rows: Sequence[Row], index: int, ra
     return "heading"
 
 
-def _begins_caption(rows: Sequence[Row], index: int, body: Body, match: re.Match[str]) -> bool:
-    """Whether "Figure 3" is no mention of it: it begins a block in a type of its own, with a mark behind the number or all by itself in that type."""
+def _begins_caption(before: Sequence[Kind], rows: Sequence[Row], index: int, body: Body, match: re.Match[str]) -> bool:
+    """Whether "Figure 3" is no mention of it: it begins a block, with a mark behind the number or in a type of its own, and amid no sentence."""
     row = rows[index]
     first = row.line.spans[0]
-    alone = index == 0 or not continues(rows[index - 1], row)
-    marked = bool(match["mark"]) or first.text.strip() == match[0].strip()
-    return marked and alone and (first.bold or row.line.size < 0.95 * body.size or first.font not in body.fonts)
+    if index and continues(rows[index - 1], row):
+        return False
+    if index and row.above is None and before[-1] == "paragraph" and patterns.SENTENCE_END.search(rows[index - 1].line.text) is None:
+        return False
+    own = first.bold or row.line.size < 0.95 * body.size or first.font not in body.fonts
+    return match["mark"] in (":", ".", "|") if match["mark"] else own and first.text.strip() == match[0].strip()
 
 
 def _kind(label: str, row: Row, body: Body, progress: float) -> Kind:
@@ -72,6 +75,8 @@ def _kind(label: str, row: Row, body: Body, progress: float) -> Kind:
     affiliations on the first page, else notes, formulas and words in figures.
     """
     text = row.line.text
+    if patterns.LEADERS.search(text):
+        return "table"
     if label in ("heading", "title") and (patterns.KEYWORDS.match(text) or (row.line.page <= 2 and patterns.ARTICLE_TYPE.fullmatch(text))):
         return "author"
     if label == "heading" and (patterns.REFERENCES.fullmatch(text) or (progress > 0.5 and patterns.BACK.fullmatch(text))):
@@ -98,11 +103,13 @@ def _with_numbered(kinds: list[Kind], rows: Sequence[Row], body: Body) -> list[K
         number = number_of(row.line.text)
         if number is None:
             continue
-        if kinds[index] == "paragraph" and len(number) > 2:
+        if kinds[index] == "paragraph":
             before = number[:-1] if number[-1] == 1 else (*number[:-1], number[-1] - 1)
             apart = row.above is None or not -1 < row.above < 1.15 * body.leading
             whole = row.run_in or not plain or patterns.SENTENCE_END.search(row.line.text) is None
-            if before in known and apart and whole:
+            alone = len(number) > 2 or (row.below is not None and row.below > 1.15 * body.leading and row.shortfall > body.size)
+            named = patterns.SECTION.fullmatch(row.line.text) is not None
+            if (before in known or named) and apart and whole and alone:
                 kinds[index] = "heading"
                 goes_on = not plain
         if kinds[index] == "heading":
