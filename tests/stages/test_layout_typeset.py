@@ -99,6 +99,8 @@ STAMP += "rotate(-90deg, text(16pt, gray)[arXiv:2001.01234v2 [cond-mat.soft] 5 J
 LATEX = '#set text(font: "New Computer Modern")\n'
 WIDE = '#place(top + center, float: true, scope: "parent", { text(17pt)[TITLE]; linebreak(); text(10pt)[Ada Example and Ben Sample]; v(6pt)'
 WIDE += f"; block(width: 85%, align(left, text(9pt)[*Abstract.* {ABSTRACT}])) }})"
+COVER = "#page(columns: 1)[#text(20pt)[Nowhere Research Repository] \\ #v(20pt) The accepted version of a paper in Annals of Inventions. \\ "
+COVER += "Example, A. and Sample, B. (2020) TITLE. Annals of Inventions 12, 345. \\ Copyright belongs to the authors.]\n\n"
 
 CASES = {
     "one column": Paper(),
@@ -117,6 +119,8 @@ CASES = {
     "a preprint with a stamp": Paper(TWO + STAMP + LATEX, {5: EQUATION, 7: EQUATION}, running_head="header: none"),
     "LaTeX's fonts": Paper(LATEX + "#set page(margin: 110pt)\n#set par(spacing: 0.55em)\n#set text(hyphenate: true)", {4: EQUATION}),
     "a wide abstract": Paper(TWO, head=WIDE),
+    "a cover": Paper(TWO, head=COVER + Paper.head),
+    "a small title": Paper(TWO, head='#place(top, float: true, scope: "parent", [#text(12pt, weight: "bold")[TITLE] \\ Ada Example#super[1]])'),
     "blocks without indents": Paper("#set par(first-line-indent: 0em, spacing: 1.2em)"),
     "a letter without headings": Paper(headings=()),
     "headings in the type of the text": Paper('#show heading: set text(10pt, weight: "regular")'),
@@ -145,7 +149,7 @@ def check(paper: Paper, document: Document) -> None:
     assert [text.lower() for text in headings if text not in ("Abstract", "Contents")] == [text.lower() for text in paper.headings]
     assert [block.text for block in document.blocks if block.kind == "title"] == [paper.title]
     running = document.running_text()
-    assert not re.search(r"Journal of Invented|Journal of Things|University of Nowhere|arXiv:|were a gift|picture of the apparatus", running)
+    assert not re.search(r"Journal of Invented|accepted version|Journal of Things|University of Nowhere|arXiv:|were a gift|picture of the apparatus", running)
 
 
 @pytest.mark.parametrize("case", CASES)
