@@ -1,8 +1,9 @@
 """Layout: from the spans of a page to the blocks of a paper.
 
-    spans ── lines ── furniture set aside ── columns in reading order ── kinds of lines ── blocks
+    spans ── lines ── furniture set aside ── columns in reading order ── labels of lines ── kinds ── blocks
 
-Pure Python over small records, no state: every module is one of these steps. Lengths are points from the page's top left.
+Pure Python over small records, no state: every module is one of these steps, or what one of them sees (``rules``, ``styles`` and ``numbering``
+are features of the labeller). Lengths are points from the page's top left.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from papertune.extract.layout.furniture import furniture
 from papertune.extract.layout.hyphens import Vocabulary
 from papertune.extract.layout.labeller import kinds_of
 from papertune.extract.layout.lines import Page, lines_of
-from papertune.extract.layout.order import in_reading_order
+from papertune.extract.layout.order import gutters, in_reading_order
 from papertune.extract.layout.setting import Body, Row, body_of, rows_of
 from papertune.records import Block, Kind, Place
 
@@ -62,7 +63,8 @@ def rows_and_body(pages: Sequence[Page]) -> tuple[list[Row], Body, list[Block]]:
     found = furniture(pages, lines)
     kept = [[line for line in page if id(line) not in found] for page in lines]
     body = body_of(kept)
-    columns = ((page, column) for page, its_lines in zip(pages, kept, strict=True) for column in in_reading_order(its_lines))
+    known = gutters(kept)
+    columns = ((page, column) for page, its_lines in zip(pages, kept, strict=True) for column in in_reading_order(its_lines, known))
     away = [line for page in lines for line in page if id(line) in found]
     aside = [Block("furniture", text, (Place(line.page, line.box),)) for line in away if (text := clean(line.text))]
     return rows_of(columns, body), body, aside

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from papertune.extract.layout.characters import HYPHEN_MARKS
 from papertune.records import Box
 
 _NOT_LETTERS = re.compile(r"[\W\d_]+")
@@ -83,7 +84,8 @@ class Line:
         parts: list[str] = []
         for span, following in zip(self.spans, [*self.spans[1:], None], strict=True):
             parts.append(span.text)
-            if following and (span.space or following.left - span.right > 0.2 * max(span.size, following.size)):
+            apart = following and (span.space or following.left - span.right > 0.2 * max(span.size, following.size))
+            if following and apart and following.text[0] not in HYPHEN_MARKS:
                 parts.append(" ")
         return " ".join("".join(parts).split())
 

@@ -1,6 +1,6 @@
 """Styles: lines set in one type are alike over the whole paper.
 
-A line that looks like running text in its place, in a type that elsewhere begins blocks, stands alone and is followed by text, is a heading there too.
+A line that might be running text where it stands, in a type that elsewhere begins blocks, stands alone and is followed by text, is a heading too.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from papertune.extract.layout.lines import Line
-from papertune.extract.layout.setting import Body, Row
+from papertune.extract.layout.setting import Row
+
+CAPITALS = 0.7  # of the letters: "PHOSPHATES-BASED Mg ION CONDUCTORS"
 
 
 class Style(NamedTuple):
@@ -26,12 +28,14 @@ class Style(NamedTuple):
 
 
 def style_of(line: Line) -> Style:
-    text = line.text
-    capitals = line.letters > 3 and text.upper() == text
+    capitals = line.letters > 3 and sum(map(str.isupper, line.text)) > CAPITALS * line.letters
     return Style(round(2 * line.size) / 2, line.font, line.bold > 0.5, line.italic > 0.5, capitals)
 
 
-AVERAGED = ("letters", "fill", "above", "ends_stop", "starts_lower", "starts_upper", "numbered", "section", "digits", "stopwords", "centred", "mates", "caption")
+AVERAGED = (
+    "letters", "fill", "above", "ends_stop", "starts_lower", "starts_upper", "numbered", "section", "digits", "stopwords", "centred", "mates",
+    "caption",
+)  # fmt: skip
 
 # One column of ``style_features`` each.
 STYLE = (
@@ -41,7 +45,7 @@ STYLE = (
 
 
 def style_features(
-    rows: Sequence[Row], body: Body, column: dict[str, NDArray[np.float32]], starts: NDArray[np.bool_], heading: NDArray[np.bool_]
+    rows: Sequence[Row], column: dict[str, NDArray[np.float32]], starts: NDArray[np.bool_], heading: NDArray[np.bool_]
 ) -> NDArray[np.float32]:
     """One row a line, one column a name of ``STYLE``: what the lines of the line's style are like over the paper.
 
@@ -67,8 +71,8 @@ def style_features(
     on = np.bincount(np.unique(of * (pages.max() + 1) + pages) // (pages.max() + 1), minlength=len(count))
     runs = np.bincount(of, ~same_above)
     table = np.column_stack([
-        np.log(count), total / max(1.0, total.sum()), on / pages.max(), mean(pages == 1), mean(starts), np.bincount(of, into_text & ~same_below) / runs,
-        count / runs, first / len(rows), last / len(rows), mean(column["run_in"]), mean(heading),
+        np.log(count), total / max(1.0, total.sum()), on / pages.max(), mean(pages == 1), mean(starts),
+        np.bincount(of, into_text & ~same_below) / runs, count / runs, first / len(rows), last / len(rows), mean(column["run_in"]), mean(heading),
     ])  # fmt: skip
     averaged = np.column_stack([mean(column[name]) for name in AVERAGED])
     return np.column_stack([table[of], same_above, same_below, averaged[of]]).astype(np.float32)
