@@ -188,7 +188,8 @@ class EvaluateConfig(Config):
     context: int = setting(512, "Tokens the model sees at a time (as --max-seq-len of training)", least=16)
     device: str = setting("auto", "Where base model and adapter run", choices=("auto", "cpu", "cuda"))
     threads: int = setting(0, "Processor cores to use; 0: all", least=0)
-    seed: int = setting(0, "Seed of the intervals", least=0)
+    samples: int = setting(4, "Held-out papers whose beginning base and tuned model continue, to be read blind in the report; 0: none", least=0)
+    seed: int = setting(0, "Seed of the intervals and of the samples", least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,6 +246,20 @@ class AnalyzeConfig(Config):
     seed: int = setting(0, "Seed of what is written", least=0)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig(Config):
+    """One page that tells the whole run, from the files that the steps left: report.html."""
+
+    step: ClassVar[str] = "report"
+
+    output: Path = setting(Path("./report.html"), "The page")
+    text_dir: Path = setting(Path("./extracted_text"), "What Step 1 left")
+    dataset_dir: Path = setting(Path("./dataset"), "What Step 2 left")
+    lora_dir: Path = setting(Path("./lora_output"), "What Step 3 left")
+    gguf: tuple[Path, ...] = setting((Path("./scientific-mistral.gguf"),), "GGUF files of Step 4")
+    evaluation_dir: Path = setting(Path("./evaluation"), "What papertune evaluate left")
+
+
 CONFIGS: tuple[type[Config], ...] = (
     ExtractConfig,
     PrepareConfig,
@@ -254,6 +269,7 @@ CONFIGS: tuple[type[Config], ...] = (
     CheckConfig,
     WriteConfig,
     AnalyzeConfig,
+    ReportConfig,
 )
 
 

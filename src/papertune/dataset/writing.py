@@ -14,6 +14,7 @@ from typing import IO, Any
 
 from papertune.dataset.fingerprints import Hashes
 from papertune.dataset.making import Made
+from papertune.dataset.outputs import LENGTH_STEP
 from papertune.errors import from_os_error
 
 
@@ -26,7 +27,10 @@ class Written:
     tokens: array[int]
 
     def figures(self) -> dict[str, Any]:
-        return {"sha256": self.sha256, "bytes": self.size, "examples": len(self.tokens), "tokens": sum(self.tokens)}
+        lengths = [0] * (max(self.tokens, default=-1) // LENGTH_STEP + 1)
+        for count in self.tokens:
+            lengths[count // LENGTH_STEP] += 1
+        return {"sha256": self.sha256, "bytes": self.size, "examples": len(self.tokens), "tokens": sum(self.tokens), "lengths": lengths}
 
 
 @dataclass(frozen=True, slots=True)

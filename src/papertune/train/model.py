@@ -26,6 +26,12 @@ class Device:
     dtype: torch.dtype
     title: str
 
+    def memory(self) -> int:
+        """Bytes on the GPU in all; 0 for a CPU."""
+        import torch
+
+        return int(torch.cuda.get_device_properties(0).total_memory) if self.kind == "cuda" else 0
+
 
 def choose_device() -> Device:
     """The first CUDA GPU, else the CPU. bfloat16 where the card computes in it, float16 on older cards, float32 on a CPU."""

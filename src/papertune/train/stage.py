@@ -4,7 +4,7 @@
         checkpoint-N/    the newest two (``checkpoint``)
         best/            the adapter of the best validation so far
         final/           the adapter when training has ended: the last one, or with --patience the best
-        events.jsonl     every step, validation and checkpoint (``loop.EventLog``)
+        events.jsonl     the start, every step, validation and checkpoint, the last plan (``loop.EventLog``)
         earlier-N/       what a run with other settings or data left: moved here, never overwritten
 
 A run *is* its settings and data (``_run_of``). Called again with the same ones it goes on from the newest whole checkpoint, or does
@@ -71,7 +71,7 @@ def _train(config: TrainConfig, base: Base, run_id: dict[str, Any], start: Check
     train_data, held_out = _read_data(config, base, on_event)
     torch = _torch()
     from papertune.train import loop
-    from papertune.train.engines import choose_engine, open_engine
+    from papertune.train.engines import choose_engine, open_engine, plan_of
     from papertune.train.model import choose_device, initial_adapter
     from papertune.train.optimizer import Optimizer
 
@@ -89,6 +89,7 @@ def _train(config: TrainConfig, base: Base, run_id: dict[str, Any], start: Check
         optimizer.load_state(start.optimizer_tensors(), start.optimizer)
     schedule = _schedule(config, len(train_data), base)
     log = loop.EventLog(config.output_dir / EVENTS, -1 if start is None else state.step)
+    log.write("start", state.step, engine=name, device=device.title, gpu_memory=device.memory(), sequences=len(train_data))
 
     def write_adapter(folder: Path) -> None:
         _write_adapter(folder, engine, config, base, run_id, state)
@@ -113,6 +114,8 @@ def _train(config: TrainConfig, base: Base, run_id: dict[str, Any], start: Check
         with checkpoint.folder_in_place_of(config.output_dir / FINAL) as beside:
             write_adapter(beside)
     finally:
+        if plan := plan_of(engine):
+            log.write("plan", state.step, **plan)
         log.close()
     return _report(config, state=state)
 
