@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 from papertune.report.facts import Absent, Corpus, Dataset, Evaluation, Examples, Facts, Gguf, Training
@@ -107,13 +108,16 @@ def _gguf(gguf: Gguf, training: Training | None) -> Node:
 
 
 def _evaluation(evaluation: Evaluation, training: Training | None, ggufs: Sequence[Gguf]) -> Node:
-    by_file = {str(gguf.file): gguf.sha256 for gguf in ggufs}
+    by_file = {gguf.file.name: gguf.sha256 for gguf in ggufs}
     links = []
     tuned = evaluation.model("tuned")
     if tuned and training and training.run:
         both = str(training.run.get("model", "")) + training.adapter_sha256
         links.append(_same("it measured this adapter", hashlib.sha256(both.encode()).hexdigest(), tuned.fingerprint))
-    links += [_same(f"it measured this {m.name}", by_file.get(m.name, ""), m.fingerprint) for m in evaluation.models if m.kind == "gguf"]
+    for model in evaluation.models:
+        if model.kind == "gguf":
+            file = Path(model.name).name
+            links.append(_same(f"it measured this {file}", by_file.get(file, ""), model.fingerprint))
     return Node("Evaluation", str(evaluation.file), (), tuple(links))
 
 
