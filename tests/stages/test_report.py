@@ -15,6 +15,7 @@ from papertune.config import ReportConfig
 from papertune.errors import CannotWrite
 from papertune.events import Event, Notice, ignore
 from papertune.report.facts import Evaluation, Facts, Training
+from papertune.report.markup import joined
 from papertune.report.page import page
 from papertune.report.reading import read_facts
 from papertune.report.sections.results import verdict
@@ -208,7 +209,7 @@ def test_samples_are_in_an_order_that_stays_and_is_not_always_the_same(whole: Re
 
 def test_copies_are_marked_even_where_they_overlap_or_reach_beyond_the_text() -> None:
     parts = marked("0123456789", [(2, 5, 50, "a.pdf, page 1"), (4, 7, 50, "b.pdf"), (9, 99, 50, "c.pdf")])
-    found = Parsed("".join(part if isinstance(part, str) else part.html for part in parts if part is not None))  # type: ignore[union-attr]
+    found = Parsed(joined(parts).html)
     assert found.text == "01234 [50 tokens: a.pdf, page 1]56 [50 tokens: b.pdf]789 [50 tokens: c.pdf]"
     assert sum(tag == "mark" for tag, _ in found.elements) == 3
 

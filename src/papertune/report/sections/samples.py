@@ -46,9 +46,9 @@ def marked(text: str, copies: Iterable[tuple[int, int, int, str]]) -> list[Conte
         start, end = max(at, start), min(len(text), end)
         if start < end:
             source = element("small", f" [{tokens} tokens: {origin}]", class_="origin")
-            parts += [text[at:start], element("mark", text[start:end]), source]
+            parts += [name(text[at:start]), element("mark", text[start:end]), source]
             at = end
-    return [*parts, text[at:]]
+    return [*parts, name(text[at:])]
 
 
 def _card(number: int, sample: Sample) -> Markup:
@@ -81,7 +81,7 @@ def _text(letter: str, continuation: Continuation) -> Markup:
 def _choice(number: int, first: str, second: str) -> Markup:
     """The radio buttons and, right behind them, what is shown once one is chosen."""
     options: list[Content] = []
-    for letter, kind, label in (("a", first, "A"), ("b", second, "B"), ("n", "none", "No difference")):
+    for letter, kind, label in (("a", first, "A"), ("b", second, "B"), ("n", "even", "No difference")):
         id = f"sample-{number}-{letter}"
         options += [element("input", type="radio", name=f"sample-{number}", id=id, class_=f"pick {kind}"), element("label", label, for_=id)]
     answer = element("p", f"A is by {_KINDS[first]}, B by {_KINDS[second]}.", class_="answer")
@@ -91,6 +91,6 @@ def _choice(number: int, first: str, second: str) -> Markup:
 def _tally(samples: int) -> Markup:
     """Counted by the style sheet as buttons are pressed."""
     counts: list[Content] = []
-    for kind, words in (("tuned", "Your choices: tuned model "), ("base", ", base model "), ("none", ", no difference ")):
+    for kind, words in (("tuned", "Your choices: tuned model "), ("base", ", base model "), ("even", ", no difference ")):
         counts += [words, element("span", class_=f"count-{kind}")]
     return element("p", counts, f", of {counted(samples, 'sample')}. They are not kept.", class_="tally")
