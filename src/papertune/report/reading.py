@@ -9,6 +9,7 @@ import hashlib
 import json
 import shlex
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -48,7 +49,7 @@ Found = TypeVar("Found")
 
 
 def read_facts(config: ReportConfig, on_event: OnEvent) -> Facts:
-    """Reads everything there is. Raises nothing for what is missing; ``on_event`` is told of files that are damaged."""
+    """Reads everything there is. What is missing is no error; ``on_event`` is told of files that are damaged."""
 
     def reading(file: Path, command: str, read: Callable[[], Found]) -> Found | Absent:
         if not file.exists():
@@ -62,17 +63,12 @@ def read_facts(config: ReportConfig, on_event: OnEvent) -> Facts:
 
     manifest, dataset = config.text_dir / MANIFEST, config.dataset_dir / DATASET
     events, evaluation = config.lora_dir / EVENTS, config.evaluation_dir / EVALUATION
-    corpus = reading(manifest, "papertune extract", lambda: read_corpus(config.text_dir, on_event))
-    on_event(Started("Reading results", 3 + len(config.gguf), "files"))
     return Facts(
-        corpus=corpus,
-        dataset=_told(on_event, 1, reading(dataset, "papertune prepare", lambda: read_dataset(config.dataset_dir))),
-        training=_told(on_event, 2, reading(events, "papertune train", lambda: read_training(config.lora_dir))),
-        evaluation=_told(on_event, 3, reading(evaluation, _evaluate(config), lambda: read_evaluation(evaluation))),
-        ggufs=[
-            _told(on_event, 4 + k, reading(path, "papertune export", lambda path=path: read_gguf(path)))  # type: ignore[misc]
-            for k, path in enumerate(config.gguf)
-        ],
+        corpus=reading(manifest, "papertune extract", partial(read_corpus, config.text_dir, on_event)),
+        dataset=reading(dataset, "papertune prepare", partial(read_dataset, config.dataset_dir)),
+        training=reading(events, "papertune train", partial(read_training, config.lora_dir)),
+        evaluation=reading(evaluation, _evaluate(config), partial(read_evaluation, evaluation)),
+        ggufs=[reading(path, "papertune export", partial(read_gguf, path)) for path in config.gguf],
         newest=max((path.stat().st_mtime for path in (manifest, dataset, events, evaluation, *config.gguf) if path.exists()), default=0.0),
     )
 
@@ -253,11 +249,6 @@ def _evaluate(config: ReportConfig) -> str:
     """The command that measures, with the GGUF files that are there."""
     there = [shlex.quote(str(path)) for path in config.gguf if path.is_file()]
     return " ".join(["papertune evaluate", *(["--gguf", *there] if there else [])])
-
-
-def _told(on_event: OnEvent, done: int, found: Found) -> Found:
-    on_event(Unit(done))
-    return found
 
 
 def _in_words(error: Exception) -> str:
