@@ -66,7 +66,7 @@ def test_the_whole_run_is_on_the_page(whole: ReportConfig) -> None:
         "chunk-size",
     ):
         assert text in found.text
-    assert "Not there yet" not in found.text
+    assert "Run: " not in found.text
     assert sum(tag == "svg" and attrs.get("role") == "img" for tag, attrs in found.elements) == 7
     assert all(attrs.get("aria-label") for tag, attrs in found.elements if tag == "svg" and attrs.get("role") == "img")
 

@@ -65,7 +65,7 @@ def _header(facts: Facts) -> Markup:
         element("p", "papertune report", class_="kicker"),
         element("h1", title),
         element("p", _subtitle(facts), class_="lead"),
-        figures(_headline(facts)),
+        figures(headline) if (headline := _headline(facts)) else None,
         _steps(facts),
         element("nav", element("ul", links), aria_label="Sections"),
     )

@@ -27,7 +27,7 @@ def missing(id: str, title: str, absent: Absent) -> Markup:
 
 
 def not_yet(why: str, command: str) -> Markup:
-    return element("p", element("b", "Not there yet. "), why, " Run: ", element("code", command), class_="missing")
+    return element("p", element("b", why), " Run: ", element("code", command), class_="missing")
 
 
 def figures(pairs: Iterable[tuple[str, Content]]) -> Markup:

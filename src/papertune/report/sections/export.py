@@ -45,7 +45,7 @@ def _check(gguf: Gguf) -> Markup:
     """The comparison with the model it was made from, which export makes before the file gets its name."""
     found = gguf.verified
     if found is None:
-        return element("p", "No comparison with the tuned model is recorded. ", "Run: ", element("code", "papertune export"), class_="missing")
+        return not_yet("No comparison with the tuned model is recorded.", "papertune export")
     lost = found["gguf_bits"] - found["model_bits"]
     return element(
         "p",
