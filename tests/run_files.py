@@ -164,25 +164,28 @@ def _evaluation(folder: Path, path: Path, names: list[str], adapter: str, gguf: 
         {"name": name, "share": 0.002 if k == 1 else 0.0, "longest": 61 if k == 1 else 9, "copies": [copy] if k == 1 else []}
         for k, name in enumerate(held_out)
     ]
-    samples = []
-    for k in range(4):
-        tuned = _words(90, draw, title)
-        start = tuned.index(" ", 120) + 1
-        spans = [{"start": start, "end": start + 90, "tokens": 55, "from": f"{names[0]}.pdf, page 4"}] if k == 1 else []
-        samples.append(
-            {
-                "paper": held_out[k % len(held_out)],
-                "prompt": f"# {title}On water\n\n## Introduction\n\nRoots take up water from soil that",
-                "base": {"text": _words(90, draw, title), "copies": []},
-                "tuned": {"text": tuned, "copies": spans},
-                "original": _words(60, draw, title),
-            }
-        )
     results = {
         "version": 1, "unit": "bits per byte", "context": 512, "seed": 0, "models": models, "changes": changes,
-        "copies": {"training_words": 7_900_000, "least_tokens": 50, "papers": copies}, "samples": samples,
+        "writing": _writing(models, held_out, names[0], title, draw),
+        "copies": {"training_words": 7_900_000, "least_tokens": 50, "papers": copies},
     }  # fmt: skip
     write_text(make(folder) / "evaluation.json", json.dumps(results, indent=1))
+
+
+def _writing(models: list[dict[str, Any]], papers: list[str], source: str, title: str, draw: random.Random) -> dict[str, Any]:
+    """Six sections by every model; the tuned one copies in its second."""
+    sections = [
+        {"paper": papers[k % len(papers)], "prompt": f"# {title}On water\n\n## Introduction\n\n", "text": _words(60, draw, title)} for k in range(6)
+    ]
+    style = {"words": 84.2, "rep_2": 0.11, "rep_4": 0.013, "distinct_1": 0.31, "distinct_2": 0.82}
+    written = []
+    for model in models:
+        texts: list[dict[str, Any]] = [{"text": _words(90, draw, title), "end": "end", "copies": []} for _ in sections]
+        if model["kind"] == "tuned":
+            start = texts[1]["text"].index(" ", 120) + 1
+            texts[1]["copies"] = [{"start": start, "end": start + 90, "tokens": 55, "from": f"{source}.pdf, page 4"}]
+        written.append({"name": model["name"], **style, "ends": {"end": 4, "heading": 1, "cut": 1}, "texts": texts})
+    return {"most_tokens": 384, "sections": sections, "authors": style, "models": written}
 
 
 def _change(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:

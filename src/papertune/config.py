@@ -188,8 +188,7 @@ class EvaluateConfig(Config):
     context: int = setting(512, "Tokens the model sees at a time (as --max-seq-len of training)", least=16)
     device: str = setting("auto", "Where base model and adapter run", choices=("auto", "cpu", "cuda"))
     threads: int = setting(0, "Processor cores to use; 0: all", least=0)
-    samples: int = setting(4, "Held-out papers whose beginning base and tuned model continue, to be read blind in the report; 0: none", least=0)
-    seed: int = setting(0, "Seed of the intervals and of the samples", least=0)
+    seed: int = setting(0, "Seed of the intervals", least=0)
 
 
 @dataclass(frozen=True, kw_only=True)

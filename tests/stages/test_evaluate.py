@@ -53,7 +53,6 @@ def config(made: Path, tmp_path: Path) -> Callable[..., EvaluateConfig]:
                 "context": 256,
                 "device": "cpu",
                 "threads": 1,
-                "samples": 0,
                 **changes,
             }
         )

@@ -63,6 +63,9 @@ def test_the_whole_run_is_on_the_page(whole: ReportConfig) -> None:
         "paper-000.pdf, page 4",
         "Samples by the tuned model",
         "On water",
+        "2 more samples",
+        "The papers' authors",
+        "5 of 6",
         "chunk-size",
     ):
         assert text in found.text

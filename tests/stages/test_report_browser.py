@@ -95,7 +95,7 @@ def test_who_wrote_what_is_told_after_a_choice_and_choices_are_counted(browser: 
     assert browser.evaluate("getComputedStyle(document.querySelector('mark')).backgroundColor") != "rgba(0, 0, 0, 0)"
     nodes = browser.call("Accessibility.getFullAXTree")["nodes"]
     heard = "".join(node["name"]["value"] for node in nodes if node["role"]["value"] == "StaticText")
-    assert "Your choices: tuned model 4, base model 0, no difference 0, of 4 samples." in heard
+    assert "Your choices: tuned model 6, base model 0, no difference 0, of 6 samples." in heard
 
 
 def test_on_paper_nothing_is_hidden_and_nothing_is_dark(browser: Page, large: Path) -> None:

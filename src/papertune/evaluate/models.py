@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ class TorchModel:
         torch.set_num_threads(threads)
         self.name, self.window, self._torch = base.name, window, torch
         self._tokenizer = open_tokenizer(base.folder)
-        self.bos, self.eos = self._tokenizer.bos, self._tokenizer.eos
+        self.bos = self._tokenizer.bos
         self._device, self.precision, options = _placement(base, device, torch)
         try:
             self._model: Any = AutoModelForCausalLM.from_pretrained(base.folder, local_files_only=True, attn_implementation="sdpa", **options)
@@ -67,16 +67,6 @@ class TorchModel:
                 logits = self._causal.lm_head(rows).float()
                 parts.append(torch.logsumexp(logits, dim=1) - logits.gather(1, targets[:, None])[:, 0])
             return np.asarray(torch.cat(parts).double().cpu().numpy())
-
-    def logits_after(self, ids: Sequence[int]) -> Generator[np.ndarray, int, None]:
-        """The logits of the token after these, float32; send it the token that was chosen, for those of the one after it."""
-        torch, past = self._torch, None
-        tokens = list(ids)
-        while True:
-            with torch.no_grad():
-                answer = self._causal(input_ids=torch.tensor([tokens], device=self._device), past_key_values=past, use_cache=True, logits_to_keep=1)
-            past = answer.past_key_values
-            tokens = [(yield answer.logits[0, -1].float().cpu().numpy())]
 
     @contextmanager
     def untuned(self) -> Iterator[None]:

@@ -42,18 +42,17 @@ def run(config: EvaluateConfig, *, on_event: OnEvent = ignore) -> Report:
     header = {"step": "evaluate", "code": CODE_VERSION, "models": {s.name: s.fingerprint for s in subjects.all}}
     report = Report("evaluate", next_command='papertune write "A TITLE"')
     with Manifest(config.output_dir / ".resume.json", header) as manifest:
-        known = len(manifest.items)
         measuring = _Measuring(config, texts, manifest, on_event)
         measuring.all(subjects)
         results = _results(config, subjects.all, measuring, on_event)
-        results["samples"] = _samples(config, subjects, texts[HELD_OUT], manifest, on_event)
-    results["copies"] = _copies(config, texts[HELD_OUT], results["samples"], on_event)
+    written = [text for model in (results.get("writing") or {"models": ()})["models"] for text in model["texts"]]
+    results["copies"] = _copies(config, texts[HELD_OUT], written, on_event)
     figures = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
     for name, text in (("evaluation.json", figures), ("evaluation.md", as_markdown(results, (HELD_OUT, GENERAL)))):
         write_text(config.output_dir / name, text)
         report.written.append(config.output_dir / name)
     report.states.update({"ok": measuring.new, "fresh": measuring.old} if measuring.new else {"fresh": measuring.old})
-    report.fresh = len(manifest.items) == known
+    report.fresh = not measuring.new
     report.summary = _summary(results)
     return report
 
@@ -149,17 +148,9 @@ def _change(before: Sequence[Measured], after: Sequence[Measured], seed: int) ->
     return {**asdict(difference), "percent": 100 * difference.value / bits_per_byte(before, seed).value}
 
 
-def _samples(config: EvaluateConfig, subjects: Subjects, papers: Sequence[Paper], manifest: Manifest, on_event: OnEvent) -> list[dict[str, Any]]:
-    from papertune.evaluate.samples import write_samples  # numpy, for which --help need not wait
-
-    return write_samples(config, subjects, papers, manifest, on_event)
-
-
-def _copies(
-    config: EvaluateConfig, papers: Sequence[Paper], samples: Sequence[dict[str, Any]], on_event: OnEvent
-) -> dict[str, Any] | None:
+def _copies(config: EvaluateConfig, papers: Sequence[Paper], written: Sequence[dict[str, Any]], on_event: OnEvent) -> dict[str, Any] | None:
     """What the held-out papers share word for word with the training text: the measure for what a model may share with it, and proof that the
-    split holds. What the samples share with it is added to them. None without training data."""
+    split holds. What models have ``written`` gets its own ``copies``. None without training data."""
     if not config.train_file.exists():
         on_event(Notice(f"{config.train_file} is not here, so held-out papers were not compared with it."))
         return None
@@ -172,7 +163,7 @@ def _copies(
         comparison = against.compare("\n\n".join(p.text[p.known :] for p in paper.passages), lambda text: len(tokenizer.encode(text)))
         copies = [{"tokens": found.tokens, "from": found.place, "text": found.text} for found in comparison.long]
         entries.append({"name": paper.name, "share": comparison.share, "longest": comparison.longest, "copies": copies})
-    for text in (sample[kind] for sample in samples for kind in ("base", "tuned")):
+    for text in written:
         long = against.compare(text["text"], lambda words: len(tokenizer.encode(words))).long
         text["copies"] = [{"start": f.copy.start, "end": f.copy.end, "tokens": f.tokens, "from": f.place} for f in long]
     return {"training_words": against.collection.words, "least_tokens": LEAST_TOKENS, "papers": entries}

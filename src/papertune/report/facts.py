@@ -203,13 +203,26 @@ class Continuation:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """``prompt`` was given to both models; ``paper`` is the held-out paper it is from, ``original`` how that paper goes on."""
+    """A section of a held-out ``paper`` that both models wrote anew: ``prompt`` is title and headings, ``original`` what its author has."""
 
     prompt: str
     base: Continuation
     tuned: Continuation
-    paper: str = ""
-    original: str = ""
+    paper: str
+    original: str
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How someone writes: mean words a section, share of runs of four words that stood there before, share of pairs of words that are
+    different, and how many sections a model ended by itself, of how many (None for authors)."""
+
+    name: str
+    kind: str
+    words: float
+    repeated: float
+    distinct: float
+    ended: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +239,7 @@ class Evaluation:
     least_tokens: int
     training_words: int
     samples: Sequence[Sample]
+    styles: Sequence[Style]
 
     def model(self, kind: str) -> Model | None:
         return next((model for model in self.models if model.kind == kind), None)

@@ -37,9 +37,10 @@ from papertune.report.facts import (
     Model,
     Sample,
     Step,
+    Style,
     Training,
     Validation,
-)  # fmt: skip
+)
 from papertune.report.gguf import read_gguf
 
 MANIFEST, DATASET, EVENTS, EVALUATION = ".resume.json", "dataset.json", "events.jsonl", "evaluation.json"
@@ -166,7 +167,8 @@ def read_evaluation(file: Path) -> Evaluation:
         copies=None if copies is None else [_copied(paper) for paper in copies["papers"]],
         least_tokens=copies["least_tokens"] if copies else 0,
         training_words=copies["training_words"] if copies else 0,
-        samples=[_sample(sample) for sample in raw.get("samples") or ()],
+        samples=_samples(raw) if raw.get("writing") else [],
+        styles=_styles(raw) if raw.get("writing") else [],
     )
 
 
@@ -228,8 +230,30 @@ def _copied(raw: Mapping[str, Any]) -> Copied:
     return Copied(raw["name"], float(raw["share"]), int(raw["longest"]), [CopiedSpan(c["text"], int(c["tokens"]), c["from"]) for c in raw["copies"]])
 
 
-def _sample(raw: Mapping[str, Any]) -> Sample:
-    return Sample(raw["prompt"], _continuation(raw["base"]), _continuation(raw["tuned"]), str(raw.get("paper", "")), str(raw.get("original", "")))
+def _samples(raw: Mapping[str, Any]) -> list[Sample]:
+    """The sections that base and tuned model wrote; none where one of them was not asked."""
+    kinds = {model["name"]: model["kind"] for model in raw["models"]}
+    texts = {kinds[model["name"]]: model["texts"] for model in raw["writing"]["models"]}
+    if not {"base", "tuned"} <= set(texts):
+        return []
+    return [
+        Sample(section["prompt"], _continuation(base), _continuation(tuned), section["paper"], section["text"])
+        for section, base, tuned in zip(raw["writing"]["sections"], texts["base"], texts["tuned"], strict=True)
+    ]
+
+
+def _styles(raw: Mapping[str, Any]) -> list[Style]:
+    """The authors first, then the models in their order."""
+    kinds = {model["name"]: model["kind"] for model in raw["models"]}
+    styles = [_style("", "authors", raw["writing"]["authors"], None)]
+    for model in raw["writing"]["models"]:
+        ends = model["ends"]
+        styles.append(_style(model["name"], kinds[model["name"]], model, (ends["end"] + ends["heading"], sum(ends.values()))))
+    return styles
+
+
+def _style(name: str, kind: str, raw: Mapping[str, Any], ended: tuple[int, int] | None) -> Style:
+    return Style(name, kind, float(raw["words"]), float(raw["rep_4"]), float(raw["distinct_2"]), ended)
 
 
 def _continuation(raw: Mapping[str, Any]) -> Continuation:

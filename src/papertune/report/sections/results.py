@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from papertune.report.charts import Scale, axis, interval, moved, scale
-from papertune.report.facts import Absent, Evaluation, Facts, Figure, Model, Training
+from papertune.report.facts import Absent, Evaluation, Facts, Figure, Model, Style, Training
 from papertune.report.markup import Content, Markup, element
 from papertune.report.parts import figures, folded, name, not_yet, section, table
 from papertune.report.words import DASH, counted, fixed, signed
 
 ID, TITLE = "results", "Did it get better?"
-_NAMES = {"base": "Base model", "tuned": "Tuned model"}
+_NAMES = {"base": "Base model", "tuned": "Tuned model", "authors": "The papers' authors"}
 _OPEN = 12  # papers that are listed without being asked for
 _PLACES = 3
 
@@ -63,7 +63,7 @@ def _in_figures(evaluation: Evaluation) -> str | None:
     return f"Bits per byte went on {' and on '.join(parts)}. Lower is better."
 
 
-def short_name(model: Model) -> str:
+def short_name(model: Model | Style) -> str:
     return _NAMES.get(model.kind, model.name.replace("\\", "/").rsplit("/", 1)[-1])
 
 

@@ -1,4 +1,4 @@
-"""Two texts for the same beginning, one by the base model and one by the tuned model, in an order that is told after one was chosen.
+"""Sections of held-out papers written anew by the base model and by the tuned model, in an order that is told after one was chosen.
 
 No script is needed: a chosen radio button shows what follows it, and CSS counters add the choices up. Copies are highlighted then too, since they
 would give away which model wrote them.
@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
-from papertune.report.facts import Absent, Continuation, Facts, Sample
+from papertune.report.facts import Absent, Continuation, Evaluation, Facts, Sample
 from papertune.report.markup import Content, Markup, element
-from papertune.report.parts import folded, name, not_yet, section
-from papertune.report.words import counted
+from papertune.report.parts import folded, name, not_yet, section, table
+from papertune.report.sections.results import short_name
+from papertune.report.words import DASH, count, counted, percent
 
 ID, TITLE = "samples", "Read it blind"
+_OPEN = 4  # samples that are there without being asked for
 _KINDS = {"base": "the base model", "tuned": "the tuned model"}
 
 
@@ -25,11 +27,33 @@ def samples(facts: Facts) -> Markup:
     if not evaluation.samples:
         return section(ID, TITLE, None, not_yet(f"{evaluation.file} holds no samples.", "papertune evaluate"))
     lead = (
-        "Each beginning comes from a held-out paper. One continuation is by the base model, one by the tuned model. "
+        "Given title and headings of a held-out paper, the base model wrote one of these texts and the tuned model the other. "
         "Choose the one you would rather have written; then you are told which is which."
     )
     cards = [_card(k, sample) for k, sample in enumerate(evaluation.samples, 1)]
-    return section(ID, TITLE, lead, element("div", cards, _tally(len(cards)), class_="blind"))
+    more = folded(f"{counted(len(cards) - _OPEN, 'more sample')}", cards[_OPEN:]) if len(cards) > _OPEN else None
+    blind = element("div", cards[:_OPEN], more, _tally(len(cards)), class_="blind")
+    return section(ID, TITLE, lead, blind, _styles(evaluation))
+
+
+def _styles(evaluation: Evaluation) -> Markup:
+    rows = [
+        (
+            name(short_name(style)),
+            count(style.words),
+            percent(style.repeated, 1),
+            percent(style.distinct),
+            DASH if style.ended is None else f"{style.ended[0]} of {style.ended[1]}",
+        )
+        for style in evaluation.styles
+    ]
+    heads = ("Writer", "Words", "Repeated", "Distinct", "Ended")
+    note = (
+        "Over all sections written: mean words; runs of four words that had stood in the same text before; pairs of words that are different; "
+        "texts that the model ended by itself."
+    )
+    title = "How they write"
+    return element("div", element("h3", title), table(heads, rows, caption=title, kinds="tnnnn"), element("p", note, class_="note"))
 
 
 def order(sample: Sample) -> tuple[str, str]:
@@ -54,15 +78,13 @@ def marked(text: str, copies: Iterable[tuple[int, int, int, str]]) -> list[Conte
 def _card(number: int, sample: Sample) -> Markup:
     texts = {"base": sample.base, "tuned": sample.tuned}
     first, second = order(sample)
-    source: list[Content] | None = [" from ", name(sample.paper)] if sample.paper else None
-    original = folded("How the paper itself goes on", element("blockquote", sample.original)) if sample.original else None
     return element(
         "article",
-        element("h3", f"Sample {number}", element("span", source, class_="unit")),
+        element("h3", f"Sample {number}", element("span", " from ", name(sample.paper), class_="unit")),
         element("blockquote", _lines(sample.prompt), class_="prompt"),
         element("div", _text("A", texts[first]), _text("B", texts[second]), class_="pair"),
         _choice(number, first, second),
-        original,
+        folded("What the paper's author wrote", element("blockquote", sample.original)),
         class_="sample",
     )
 
