@@ -93,6 +93,7 @@ def test_who_wrote_what_is_told_after_a_choice_and_choices_are_counted(browser: 
     browser.evaluate("document.querySelectorAll('.pick.tuned').forEach(pick => pick.click())")
     assert browser.evaluate(told) == "block"
     assert browser.evaluate("getComputedStyle(document.querySelector('mark')).backgroundColor") != "rgba(0, 0, 0, 0)"
+    browser.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
     nodes = browser.call("Accessibility.getFullAXTree")["nodes"]
     heard = "".join(node["name"]["value"] for node in nodes if node["role"]["value"] == "StaticText")
     assert "Your choices: tuned model 6, base model 0, no difference 0, of 6 samples." in heard
