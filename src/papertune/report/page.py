@@ -12,7 +12,7 @@ from papertune.report.facts import Absent, Corpus, Dataset, Evaluation, Facts, G
 from papertune.report.markup import Content, Markup, document, element, stylesheet
 from papertune.report.parts import figures, name
 from papertune.report.sections import copies, corpus, dataset, export, provenance, results, samples, settings, training
-from papertune.report.words import DASH, count, fixed, percent, short, size
+from papertune.report.words import DASH, count, fixed, short, signed, size
 
 _SECTIONS = (
     (results.ID, results.TITLE, results.results),
@@ -84,7 +84,7 @@ def _headline(facts: Facts) -> list[tuple[str, Content]]:
     pairs: list[tuple[str, Content]] = []
     if isinstance(facts.evaluation, Evaluation) and facts.evaluation.changes:
         change = facts.evaluation.changes[0].texts[facts.evaluation.kinds[0]]
-        pairs.append(("Held-out bits", DASH if change.percent is None else percent(change.percent / 100, 1)))
+        pairs.append(("Held-out bits", DASH if change.percent is None else f"{signed(change.percent, 1)} %"))
     elif isinstance(facts.training, Training) and facts.training.bits:
         bits = facts.training.bits
         pairs.append(("Held-out bits per byte", f"{fixed(bits['before'], 2)} → {fixed(bits['after'], 2)}"))
