@@ -191,6 +191,7 @@ _MODULES = {
     "check": "evaluate.check",
     "write": "write.stage",
     "analyze": "analyze.stage",
+    "report": "report.stage",
 }
 _PIPELINE = ("extract", "prepare", "train", "export")
 _STEPS: dict[str, type[Config]] = {config.step: config for config in CONFIGS}
@@ -212,15 +213,21 @@ for _name, _config in _STEPS.items():
 @click.option("--input-dir", multiple=True, help="Folders of papers; other settings come from papertune.toml.")
 @click.option("--model", help="Base model, as for papertune train.")
 def run(input_dir: tuple[str, ...], model: str | None) -> None:
-    """All four steps, each skipped when nothing has changed."""
+    """All four steps, each skipped when nothing has changed, and report.html of them."""
     flags: dict[str, dict[str, Any]] = {name: {} for name in _PIPELINE}
     if input_dir:
         flags["extract"]["input_dir"] = tuple(Path(folder) for folder in input_dir)
     if model:
         flags["train"]["model"] = model
     configs = [_STEPS[name].resolve(flags[name]) for name in _PIPELINE]
-    for config in configs:
+    for config in [*configs, _report_of(*configs)]:
         execute(config)
+
+
+def _report_of(extract: Any, prepare: Any, train: Any, export: Any) -> Config:
+    """The settings of the report on a run with these settings."""
+    folders = {"text_dir": extract.output_dir, "dataset_dir": prepare.output_dir, "lora_dir": train.output_dir, "gguf": (export.gguf_path,)}
+    return _STEPS["report"].resolve({}, defaults=folders)
 
 
 @papertune.command()

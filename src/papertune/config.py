@@ -260,6 +260,20 @@ class AnalyzeConfig(Config):
     seed: int = setting(0, "Seed of what is written", least=0)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig(Config):
+    """One page that tells the whole run, from the files that the steps left: report.html."""
+
+    step: ClassVar[str] = "report"
+
+    output: Path = setting(Path("./report.html"), "The page")
+    text_dir: Path = setting(Path("./extracted_text"), "What Step 1 left")
+    dataset_dir: Path = setting(Path("./dataset"), "What Step 2 left")
+    lora_dir: Path = setting(Path("./lora_output"), "What Step 3 left")
+    gguf: tuple[Path, ...] = setting((Path("./scientific-mistral.gguf"),), "GGUF files of Step 4")
+    evaluation_dir: Path = setting(Path("./evaluation"), "What papertune evaluate left")
+
+
 CONFIGS: tuple[type[Config], ...] = (
     ExtractConfig,
     PrepareConfig,
@@ -269,6 +283,7 @@ CONFIGS: tuple[type[Config], ...] = (
     CheckConfig,
     WriteConfig,
     AnalyzeConfig,
+    ReportConfig,
 )
 
 

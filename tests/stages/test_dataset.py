@@ -223,6 +223,10 @@ def test_the_manifest_leads_back_to_the_papers(papers: Path, dataset: Path) -> N
     whole = list(items.values())[-1]
     assert set(whole["files"]) == {"train.jsonl", "val.jsonl"}
     assert {path.stem for path in papers.glob("*.txt")} < set(items)
+    for figures in whole["files"].values():
+        assert sum(figures["lengths"]) == figures["examples"]
+        middles = sum(count * (16 * k + 7.5) for k, count in enumerate(figures["lengths"]))
+        assert figures["tokens"] == pytest.approx(middles, abs=8 * figures["examples"])
 
 
 def test_pages_and_source_come_from_the_sidecar(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -43,8 +44,32 @@ def test_the_specs_defaults_give_the_files_and_the_command_it_names(config: Call
     assert report.next_command == "ollama create scientific-mistral -f Modelfile"
     assert report.written == [Path("scientific-mistral.gguf"), Path("Modelfile")]
     assert Path("Modelfile").read_text().startswith("FROM ./scientific-mistral.gguf\n")
-    assert sorted(path.name for path in Path().iterdir()) == ["Modelfile", "scientific-mistral.gguf"]
+    assert sorted(path.name for path in Path().iterdir()) == ["Modelfile", "scientific-mistral.gguf", "scientific-mistral.gguf.json"]
     assert dict(report.summary)["sha256"] == sha256_of(Path("scientific-mistral.gguf"))
+
+
+def test_what_the_file_cannot_say_of_itself_is_recorded_beside_it(config: Callable[..., ExportConfig]) -> None:
+    path, record = Path("scientific-mistral.gguf"), Path("scientific-mistral.gguf.json")
+    run(config())
+    first = json.loads(record.read_text())
+    head = path.read_bytes()[: read_head(path).data_start]
+    assert first == {
+        "version": 1, "head": hashlib.sha256(head).hexdigest(), "size": path.stat().st_size, "sha256": sha256_of(path), "verified": None,
+    }  # fmt: skip
+    run(config(quant="Q8_0", verify=True))
+    verified = json.loads(record.read_text())["verified"]
+    assert verified["gguf_bits"] == pytest.approx(verified["model_bits"], abs=0.1)
+    assert verified["tokens"] > 0
+    assert 0 < verified["agreement"] <= 1
+
+
+def test_a_gguf_names_the_data_it_was_trained_on(config: Callable[..., ExportConfig], tmp_path: Path) -> None:
+    base = open_base("tiny")
+    trained = {"run": {"model": base.fingerprint(), "train_data": "a" * 64, "val_data": "b" * 64}}
+    run(config(lora_path=random_adapter(base, tmp_path / "trained", provenance=trained)))
+    metadata = read_head(Path("scientific-mistral.gguf")).metadata
+    assert metadata["papertune.dataset.train.sha256"] == "a" * 64
+    assert metadata["papertune.dataset.val.sha256"] == "b" * 64
 
 
 def test_names_and_folders_may_be_chosen(config: Callable[..., ExportConfig]) -> None:

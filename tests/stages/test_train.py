@@ -96,6 +96,8 @@ def test_every_step_and_validation_is_in_the_log(whole: tuple[Path, list[Event],
     lines = [json.loads(line) for line in (whole[0] / "events.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if line["event"] == "validation"] == [0, 6, 12]
     assert [line["step"] for line in lines if line["event"] == "checkpoint"] == [4, 8, 12]
+    start = lines[0]
+    assert (start["event"], start["engine"], start["device"], start["gpu_memory"]) == ("start", "reference", "the CPU", 0)
     step = next(line for line in lines if line["event"] == "step")
     assert {"loss", "lr", "gradient_norm", "tokens_per_second", "peak_memory"} <= set(step)
     assert len(losses(whole[0])) == 12

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from papertune.dataset.fingerprints import Hashes
 from papertune.dataset.making import Made
+from papertune.dataset.outputs import LENGTH_STEP
 from papertune.errors import from_os_error
 
 
@@ -34,7 +35,11 @@ class Lines:
         self.tokens.extend(tokens)
 
     def figures(self) -> dict[str, Any]:
-        return {"sha256": self._digest.hexdigest(), "bytes": self._size, "examples": len(self.tokens), "tokens": sum(self.tokens)}
+        lengths = [0] * (max(self.tokens, default=-1) // LENGTH_STEP + 1)
+        for count in self.tokens:
+            lengths[count // LENGTH_STEP] += 1
+        whole = {"examples": len(self.tokens), "tokens": sum(self.tokens), "lengths": lengths}
+        return {"sha256": self._digest.hexdigest(), "bytes": self._size, **whole}
 
 
 @dataclass(frozen=True, slots=True)

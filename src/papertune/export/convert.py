@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +22,15 @@ from papertune.export.metadata import describe
 from papertune.export.mix import MIXES, Shape, type_of
 from papertune.export.part import Part
 from papertune.export.quantize.kernels import compile_for
+from papertune.export.record import write_record
 from papertune.export.source import TensorSource
 from papertune.export.stream import Job, stream
 from papertune.export.texts import sample_tokens
 from papertune.export.vocabulary import read_vocabulary
 from papertune.family import key_value_heads
+
+if TYPE_CHECKING:
+    from papertune.export.verify import Verdict
 
 _VERIFIED, _LENGTH = 4, 96  # texts, and tokens of each, that are compared with the model in full
 VERIFIED_TOKENS = _VERIFIED * _LENGTH
@@ -66,8 +71,8 @@ def convert(source: TensorSource, wanted: Wanted, report: Report, on_event: OnEv
     with Part(wanted.path, head, tensors, hashlib.sha256(head).hexdigest()) as out:
         _write(source, jobs, wanted.importance, out, on_event)
         sha256 = out.sync()
-        if wanted.texts is not None:
-            _verify(out.part, source, wanted.texts, report, on_event)
+        verdict = None if wanted.texts is None else _verify(out.part, source, wanted.texts, report, on_event)
+        write_record(wanted.path, head, size, sha256, verdict)
         out.publish()
     report.states["ok"] = 1
     report.summary.append(("GGUF", f"{wanted.path}, {wanted.quant}, {_words(size)}"))
@@ -107,10 +112,10 @@ def _write(source: TensorSource, jobs: list[Job], importance: Mapping[str, NDArr
                 on_event(Unit(out.done, jobs[first + job].info.name))
 
 
-def _verify(path: Path, source: TensorSource, texts: list[str], report: Report, on_event: OnEvent) -> None:
+def _verify(path: Path, source: TensorSource, texts: list[str], report: Report, on_event: OnEvent) -> Verdict | None:
     if not available():
         on_event(Notice("The GGUF was not verified, because xllamacpp is not installed (pip install xllamacpp)."))
-        return
+        return None
     from papertune.export.verify import verify
 
     on_event(Started("Verifying", None, "tensors"))
@@ -118,8 +123,9 @@ def _verify(path: Path, source: TensorSource, texts: list[str], report: Report, 
         verdict = verify(path, source, texts[:_SPLIT], sample_tokens(source.base, texts, count=_VERIFIED, length=_LENGTH))
     except MissingLibrary as error:
         on_event(Notice(f"The GGUF was not verified: {error.what}", "warning"))
-        return
+        return None
     report.summary.append(("Verified", str(verdict)))
+    return verdict
 
 
 def _stands(path: Path, head: bytes, size: int) -> bool:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from papertune.export.modelfile import Modelfile
     from papertune.export.source import TensorSource
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Raised when this room would write other bytes for the same input; it stands in the GGUF."""
 
 _IMATRIX_TEXTS, _IMATRIX_LENGTH = 32, 512
@@ -131,7 +131,7 @@ def _open(config: ExportConfig, on_event: OnEvent) -> _Input:
 def _data_hashes(provenance: Mapping[str, Any]) -> dict[str, str]:
     """The hashes of the training data, as the adapter records them."""
     run = provenance.get("run", {})
-    return {f"dataset.{key}": str(run[key]) for key in ("train", "val") if isinstance(run.get(key), str)}
+    return {f"dataset.{key}.sha256": str(run[f"{key}_data"]) for key in ("train", "val") if isinstance(run.get(f"{key}_data"), str)}
 
 
 def _importance(config: ExportConfig, source: TensorSource, given: _Input, on_event: OnEvent) -> tuple[Importance, dict[str, str]]:

@@ -6,7 +6,8 @@ read and write the same checkpoints.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 
@@ -44,6 +45,16 @@ def open_engine(name: str, base: Base, device: Device, lora: Lora, *, layers: in
         make_deterministic()
     with telling_out_of_memory(f"loading {base.name}"):
         return _fast(base, device, lora, layers) if name == "fast" else _reference(base, device, lora, layers)
+
+
+def plan_of(engine: Engine) -> dict[str, Any]:
+    """What the engine did with its layers' activations in the last step (``fast.plan``), and how many layers there are; empty without a plan."""
+    if engine.name != "fast":
+        return {}
+    from papertune.train.fast.engine import FastEngine
+
+    assert isinstance(engine, FastEngine)
+    return {"layers": engine.shape.layers, **asdict(engine.plan)}
 
 
 def _reference(base: Base, device: Device, lora: Lora, layers: int | None) -> Engine:

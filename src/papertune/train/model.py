@@ -33,6 +33,12 @@ class Device:
 
         return torch.device("cuda", torch.cuda.current_device()) if self.kind == "cuda" else torch.device(self.kind)
 
+    def memory(self) -> int:
+        """Bytes on the GPU in all; 0 for a CPU."""
+        import torch
+
+        return int(torch.cuda.get_device_properties(0).total_memory) if self.kind == "cuda" else 0
+
 
 def choose_device() -> Device:
     """The CUDA GPU that this process uses (the first one, if ``team`` chose no other), else the CPU.

@@ -4,7 +4,7 @@
         checkpoint-N/    the newest two (``checkpoint``)
         best/            the adapter of the best validation so far
         final/           the adapter when training has ended: the last one, or with --patience the best
-        events.jsonl     every step, validation and checkpoint (``log.EventLog``)
+        events.jsonl     the start, every step, validation and checkpoint, the last plan (``log.EventLog``)
         tensorboard/     the same as curves, with --tensorboard
         earlier-N/       what a run with other settings or data left: moved here, never overwritten
 
@@ -95,7 +95,7 @@ def _train(config: TrainConfig, base: Base, run_id: dict[str, Any], start: Check
         train_data, held_out = inputs.read_data(config, tokenizer, on_event)
         torch = inputs.libraries()
     from papertune.train import loop
-    from papertune.train.engines import choose_engine, open_engine
+    from papertune.train.engines import choose_engine, open_engine, plan_of
     from papertune.train.keeping import Keeper
     from papertune.train.model import choose_device, initial_adapter
     from papertune.train.optimizer import Optimizer
@@ -132,6 +132,7 @@ def _train(config: TrainConfig, base: Base, run_id: dict[str, Any], start: Check
 
     board = Board(config.output_dir / BOARD) if config.tensorboard else None
     log = EventLog(config.output_dir / EVENTS, -1 if start is None else state.step, board)
+    log.write("start", state.step, engine=name, device=device.title, gpu_memory=device.memory(), sequences=len(train_data))
     keeper = Keeper(config.output_dir, config.output_dir / BEST, engine, optimizer, state, run_id, write_adapter, log.write)
 
     def rest() -> None:
@@ -152,6 +153,8 @@ def _train(config: TrainConfig, base: Base, run_id: dict[str, Any], start: Check
         with checkpoint.folder_in_place_of(config.output_dir / FINAL) as beside:
             write_adapter(beside, engine.adapter(), state)
     finally:
+        if plan := plan_of(engine):
+            log.write("plan", state.step, **plan)
         log.close()
     return _report(config, state=state)
 
