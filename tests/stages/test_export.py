@@ -490,6 +490,16 @@ def test_a_gguf_that_does_not_write_like_the_model_is_not_named(config: Callable
     assert "Verified" not in dict(run(config(quant="Q6_K")).summary)
 
 
+def test_an_adapter_of_another_base_is_found_by_what_it_does_to_the_text(config: Callable[..., ExportConfig], tmp_path: Path) -> None:
+    base = open_base("tiny")
+    foreign = random_adapter(base, tmp_path / "foreign", size=30)  # fits by its shapes, and says nothing of where it comes from
+    with pytest.raises(BadAdapter, match=r"The adapter spoils tiny: .* without it"):
+        run(config(lora_path=foreign, verify=True))
+    assert not Path("scientific-mistral.gguf").exists()
+    run(config(lora_path=random_adapter(base, tmp_path / "ours", size=30, provenance={"run": {"model": base.fingerprint()}}), verify=True))
+    assert Path("scientific-mistral.gguf").exists()
+
+
 def test_an_importance_matrix_is_made_kept_and_read(config: Callable[..., ExportConfig]) -> None:
     Path("val.jsonl").write_text("".join(json.dumps({"text": f"{TEXT} {i}"}) + "\n" for i in range(40)))
     run(config(val_file=Path("val.jsonl"), quant="Q5_0", gguf_path=Path("plain/x.gguf")))

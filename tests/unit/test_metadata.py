@@ -20,16 +20,38 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "gguf_metadata.txt"
 
 # What conversion/base.py and conversion/llama.py write for a plain Mistral or Llama with tokenizer.model, in the order in which llama-quantize
 # leaves it. Compared by reading them (llama.cpp of autumn 2026); the package gguf, their common writer, is compared with below.
-CONVERTER = """
-general.architecture general.type general.name general.size_label
-llama.block_count llama.context_length llama.embedding_length llama.feed_forward_length llama.attention.head_count llama.attention.head_count_kv
-llama.rope.freq_base llama.attention.layer_norm_rms_epsilon llama.attention.key_length llama.attention.value_length llama.vocab_size
-llama.rope.dimension_count
-tokenizer.ggml.add_space_prefix tokenizer.ggml.model tokenizer.ggml.pre tokenizer.ggml.tokens tokenizer.ggml.scores tokenizer.ggml.token_type
-tokenizer.ggml.bos_token_id tokenizer.ggml.eos_token_id tokenizer.ggml.unknown_token_id tokenizer.ggml.padding_token_id
-tokenizer.ggml.add_bos_token tokenizer.ggml.add_eos_token
-general.quantization_version general.file_type
-""".split()
+CONVERTER = [
+    "general.architecture",
+    "general.type",
+    "general.name",
+    "general.size_label",
+    "llama.block_count",
+    "llama.context_length",
+    "llama.embedding_length",
+    "llama.feed_forward_length",
+    "llama.attention.head_count",
+    "llama.attention.head_count_kv",
+    "llama.rope.freq_base",
+    "llama.attention.layer_norm_rms_epsilon",
+    "llama.attention.key_length",
+    "llama.attention.value_length",
+    "llama.vocab_size",
+    "llama.rope.dimension_count",
+    "tokenizer.ggml.add_space_prefix",
+    "tokenizer.ggml.model",
+    "tokenizer.ggml.pre",
+    "tokenizer.ggml.tokens",
+    "tokenizer.ggml.scores",
+    "tokenizer.ggml.token_type",
+    "tokenizer.ggml.bos_token_id",
+    "tokenizer.ggml.eos_token_id",
+    "tokenizer.ggml.unknown_token_id",
+    "tokenizer.ggml.padding_token_id",
+    "tokenizer.ggml.add_bos_token",
+    "tokenizer.ggml.add_eos_token",
+    "general.quantization_version",
+    "general.file_type",
+]
 LEFT_OUT = {"general.size_label"}
 OURS = {"general.license", "llama.attention.sliding_window", "papertune.base", "papertune.base.fingerprint"}
 

@@ -39,7 +39,8 @@ _SPLIT = 200  # texts whose tokens are compared
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What to make. ``importance`` is empty without a matrix; ``texts`` are for verification, None when it is not wanted."""
+    """What to make. ``importance`` is empty without a matrix; ``texts`` are for verification, None when it is not wanted. ``foreign`` says that
+    the adapter does not tell which model it was trained on."""
 
     path: Path
     quant: str
@@ -47,12 +48,13 @@ class Wanted:
     provenance: Mapping[str, str]
     importance: Mapping[str, NDArray[np.float32]]
     texts: list[str] | None
+    foreign: bool = False
 
 
 def convert(source: TensorSource, wanted: Wanted, report: Report, on_event: OnEvent) -> str:
     """Writes the file unless exactly it stands already; returns its SHA-256, or an empty string where it stood.
 
-    Raises UnsupportedModel, BadModel, BadExport, Busy, DiskFull, OutOfMemory, CannotWrite.
+    Raises UnsupportedModel, BadModel, BadAdapter, BadExport, Busy, DiskFull, OutOfMemory, CannotWrite.
     """
     mix = MIXES[wanted.quant]
     vocabulary = read_vocabulary(source.base.folder, source.base.config["vocab_size"])
@@ -71,7 +73,7 @@ def convert(source: TensorSource, wanted: Wanted, report: Report, on_event: OnEv
     with Part(wanted.path, head, tensors, hashlib.sha256(head).hexdigest()) as out:
         _write(source, jobs, wanted.importance, out, on_event)
         sha256 = out.sync()
-        verdict = None if wanted.texts is None else _verify(out.part, source, wanted.texts, report, on_event)
+        verdict = None if wanted.texts is None else _verify(out.part, source, wanted.texts, wanted.foreign, report, on_event)
         write_record(wanted.path, head, size, sha256, verdict)
         out.publish()
     report.states["ok"] = 1
@@ -112,18 +114,21 @@ def _write(source: TensorSource, jobs: list[Job], importance: Mapping[str, NDArr
                 on_event(Unit(out.done, jobs[first + job].info.name))
 
 
-def _verify(path: Path, source: TensorSource, texts: list[str], report: Report, on_event: OnEvent) -> Verdict | None:
+def _verify(path: Path, source: TensorSource, texts: list[str], foreign: bool, report: Report, on_event: OnEvent) -> Verdict | None:
     if not available():
         on_event(Notice("The GGUF was not verified, because xllamacpp is not installed (pip install xllamacpp)."))
         return None
-    from papertune.export.verify import verify
+    from papertune.export.verify import check_base, verify
 
     on_event(Started("Verifying", None, "tensors"))
     try:
-        verdict = verify(path, source, texts[:_SPLIT], sample_tokens(source.base, texts, count=_VERIFIED, length=_LENGTH))
+        tokens = sample_tokens(source.base, texts, count=_VERIFIED, length=_LENGTH)
+        verdict = verify(path, source, texts[:_SPLIT], tokens)
     except MissingLibrary as error:
         on_event(Notice(f"The GGUF was not verified: {error.what}", "warning"))
         return None
+    if foreign:
+        check_base(source, tokens, verdict)
     report.summary.append(("Verified", str(verdict)))
     return verdict
 

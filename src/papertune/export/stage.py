@@ -93,7 +93,9 @@ def _convert(config: ExportConfig, report: Report, on_event: OnEvent) -> str:
             report.written.append(config.lora_gguf)
         importance, origin = _importance(config, source, given, on_event)
         provenance = {**given.provenance, **origin, "code_version": str(CODE_VERSION)}
-        return convert(source, Wanted(config.gguf_path, config.quant, config.ollama_name, provenance, importance, texts), report, on_event)
+        foreign = given.adapter is not None and "model" not in given.adapter.provenance.get("run", {})
+        wanted = Wanted(config.gguf_path, config.quant, config.ollama_name, provenance, importance, texts, foreign)
+        return convert(source, wanted, report, on_event)
 
 
 def _wants_merged(config: ExportConfig) -> bool:
