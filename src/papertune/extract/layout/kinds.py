@@ -71,7 +71,7 @@ def _kind(label: str, row: Row, body: Body, progress: float) -> Kind:
     affiliations on the first page, else notes, formulas and words in figures.
     """
     text = row.line.text
-    if patterns.LEADERS.search(text):
+    if text.count(".") > 8 and patterns.LEADERS.search(text):
         return "table"
     if label in ("heading", "title") and (patterns.KEYWORDS.match(text) or (row.line.page <= 2 and patterns.ARTICLE_TYPE.fullmatch(text))):
         return "author"

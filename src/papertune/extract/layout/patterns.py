@@ -67,7 +67,7 @@ AFFILIATION = re.compile(
     re.I,
 )
 LICENCE = re.compile(r"creative commons|unrestricted use|©|corresponding author|address correspondence|\be-?mail:", re.I)
-LEADERS = re.compile(r"(?:[.…·] ?){5,}\s*\d*$")  # an entry of a table of contents
+LEADERS = re.compile(r"(?:\. ?){5,}\s*\d*$")  # an entry of a table of contents
 NOTICE = re.compile(
     r"creative commons|open.access|licen[cs]e|copyright|©|correspond|@|\breceived\b|accepted|published (?:online|by)|conflict|funded|cite this",
     re.I,
