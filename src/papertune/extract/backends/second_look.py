@@ -56,8 +56,9 @@ class SecondLook:
         if unsure and "docling" in self._options.looks:
             instead = {page: [] for page in unsure}
             for first, last in _runs(unsure):
-                for block in self._docling.read_pages(path, first, last):  # one that goes on over a page belongs to where it begins
-                    instead[block.places[0].page].append(block)
+                for block in self._docling.read_pages(path, first, last):
+                    if block.places:  # one that goes on over a page belongs to where it begins; one that is nowhere on the paper is no text of it
+                        instead[block.places[0].page].append(block)
             engines.append("docling")
             unsure = ()
         blocks = mark_references(layout.blocks(instead), pages=instead)
