@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from papertune.errors import OutOfMemory, TrainingDiverged
+from papertune.errors import OutOfMemory, ProcessLost, TrainingDiverged
 from papertune.events import Notice, OnEvent, Started, Unit
 from papertune.train.batches import Sequences, Stream, TokenSequence
 from papertune.train.checkpoint import LoopState
@@ -123,7 +123,7 @@ def train(
 ) -> None:
     """Trains from ``state`` to the end of the schedule, changing ``state`` as it goes.
 
-    Raises TrainingDiverged or OutOfMemory, with the last good state saved, ProcessLost, and whatever ``calls`` raise.
+    Raises TrainingDiverged, OutOfMemory or ProcessLost, with the last good state saved, and whatever ``calls`` raise.
     """
     steps = schedule.steps(state)
     pace = Pace(time.monotonic, state.validation_seconds)
@@ -138,7 +138,7 @@ def train(
         rate = learning_rate(schedule.lr, state.position, schedule.total)
         try:
             loss, norm = _gradients(engine, optimizer, batch, schedule, state.step, calls, team)
-        except (OutOfMemory, TrainingDiverged):
+        except (OutOfMemory, TrainingDiverged, ProcessLost):
             optimizer.forget()
             if saved != state.step:
                 calls.save()
