@@ -5,7 +5,7 @@
 PAPERS holds ``pdf/`` with the 65 papers. Ten of them are held back (``bench_domain``); the other 55, as extracted, are the training text.
 
     planted       paragraphs of the 55, verbatim but wrapped anew, each in the middle of a text of the ten: found, with paper and page?
-    false alarms  each of the 65 against the other 64: copies of 50 tokens or more, by whether the two papers name the same people
+    false alarms  copies of 50 tokens or more in the ten; then in each of the 65 against the other 64, with the names that both papers' authors share
     speed         a folder of so many megabytes, recombined from the papers, to an index: seconds and the process's largest memory
 """
 
@@ -86,20 +86,22 @@ def planted(texts: Path, out: Path) -> dict[str, Any]:
 
 
 def false_alarms(texts: Path, out: Path) -> dict[str, Any]:
-    """Copies between a paper and the other 64."""
-    alarms = []
-    longest = 0
+    training, held = parted(texts, out, HELD_BACK)
+    against = TrainingText(training)
+    ten = [against.compare(path.read_text(encoding="utf-8"), count) for path in sorted(held.glob("*.txt"))]
+    names = people(texts)
+    pairs = []
     for path in sorted(texts.glob("*.txt")):
         training, held = parted(texts, out, (path.stem,))
-        comparison = TrainingText(training).compare((held / path.name).read_text(encoding="utf-8"), count)
-        for found in comparison.long:
-            same = len(people(texts, path.stem) & people(texts, found.copy.paper)) >= 2
-            alarms.append({"paper": path.stem, "from": found.copy.paper, "tokens": found.tokens, "same_people": same, "text": found.text[:80]})
-        others = [f.tokens for f in comparison.found if len(people(texts, path.stem) & people(texts, f.copy.paper)) < 2]
-        longest = max(longest, *others, 0)
-    own = [alarm for alarm in alarms if alarm["same_people"]]
-    strangers = [alarm for alarm in alarms if not alarm["same_people"]]
-    return {"kind": "false alarms", "papers": 65, "of_other_authors": strangers, "of_same_authors": len(own), "longest_of_other_authors": longest}
+        for found in TrainingText(training).compare((held / path.name).read_text(encoding="utf-8"), count).long:
+            shared = sorted(names[path.stem] & names[found.copy.paper])
+            pairs.append({"paper": path.stem, "from": found.copy.paper, "tokens": found.tokens, "names": shared, "text": found.text[:80]})
+    return {
+        "kind": "false alarms",
+        "in_the_ten": sum(len(comparison.long) for comparison in ten),
+        "longest_in_the_ten": max(comparison.longest for comparison in ten),
+        "in_all": pairs,
+    }
 
 
 def speed(out: Path, megabytes: float) -> dict[str, Any]:
@@ -125,10 +127,15 @@ def parted(texts: Path, out: Path, held_back: tuple[str, ...]) -> tuple[Path, Pa
     return folders
 
 
-def people(texts: Path, paper: str) -> set[str]:
-    """Capitalised words of the lines that name a paper's authors."""
-    document = Document.from_json((texts / f"{paper}.blocks.json").read_text(encoding="utf-8"))
-    return {word for block in document.blocks if block.kind == "author" for word in re.findall(r"\b[A-Z][a-z]{3,}\b", block.text)}
+def people(texts: Path) -> dict[str, set[str]]:
+    """By paper the capitalised words of the lines that name its authors, without those of more than four papers (University, India)."""
+    words = {}
+    for sidecar in sorted(texts.glob("*.blocks.json")):
+        document = Document.from_json(sidecar.read_text(encoding="utf-8"))
+        lines = [block.text for block in document.blocks if block.kind == "author"]
+        words[sidecar.name.removesuffix(".blocks.json")] = set(re.findall(r"\b[A-Z][a-z]{3,}\b", " ".join(lines)))
+    papers = Counter(word for some in words.values() for word in some)
+    return {paper: {word for word in some if papers[word] <= 4} for paper, some in words.items()}
 
 
 def letters(text: str) -> str:

@@ -12,7 +12,7 @@ letter. With 10^7 windows on one side and 10^5 on the other, two different windo
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -41,7 +41,8 @@ class Source:
 class Copy:
     """``start`` to ``end`` are the characters of the text looked at, ``words`` how many agree, ``paper`` and ``file`` where they stand too.
 
-    ``pages`` cover all sources that the run goes through. ``others`` counts further papers that have at least ``SEED`` of these words in a row.
+    ``pages`` cover the sources that have ``SEED`` words of the run or more. ``others`` counts further papers that have at least ``SEED`` of
+    these words in a row.
     """
 
     start: int
@@ -155,8 +156,7 @@ class Collection:
 
     def _copy(self, run: _Run, runs: list[_Run], starts: np.ndarray, ends: np.ndarray) -> Copy:
         source = self.sources[run.sources[0]]
-        pages = [self.sources[i].pages for i in run.sources]
-        known = [p for p in pages if p is not None]
+        known = [p for i in self._carrying(run) if (p := self.sources[i].pages) is not None]
         others = {
             self.sources[other.sources[0]].paper for other in runs if min(run.last, other.last) - max(run.first, other.first) >= SEED
         }
@@ -169,6 +169,11 @@ class Collection:
             pages=(min(p[0] for p in known), max(p[1] for p in known)) if known else None,
             others=len(others - {source.paper}),
         )
+
+    def _carrying(self, run: _Run) -> Sequence[int]:
+        """The run's sources but for those with a few words of it: after a copied paragraph a text may go on with the paper's next word by chance."""
+        size = {i: min(run.until, self._firsts[i + 1]) - max(run.there, self._firsts[i]) for i in run.sources}
+        return [i for i in run.sources if size[i] >= SEED] or run.sources
 
 
 def split(text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -160,12 +160,12 @@ def test_ollama_host_is_read_as_ollama_reads_it(monkeypatch: pytest.MonkeyPatch)
     assert address("other:5") == "http://other:5"
 
 
-def kill_within(config: WriteConfig, heading: str) -> None:
+def kill_within(config: WriteConfig, heading: str, seconds: float = 60) -> None:
     """Runs the step in a process of its own and kills it when it has begun to write under this heading."""
     imports = "from pathlib import PosixPath\nfrom papertune.config import WriteConfig\nfrom papertune.write.stage import run\n"
     code = f"{imports}run({config!r})"
     process = subprocess.Popen([sys.executable, "-c", code])
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + seconds
     while not (config.output and config.output.exists() and re.search(rf"## {heading}\n\n\S+ \S+", config.output.read_text())):
         assert process.poll() is None, "ended before it could be killed"
         assert time.monotonic() < deadline
@@ -313,6 +313,7 @@ def test_3000_words_in_six_sections_end_and_survive_kill_9(
     changes: dict[str, object] = {"words": 3000, "gguf": gguf, "threads": 1} if through == "a GGUF" else {"words": 3000, "timeout": 0.4}
     faults = [Drop(25), Slow(0.001), Break(40), Slow(0.001), Stall(30), Refuse(503, "server busy"), Drop(0)]
     ollama.faults[:] = faults * 40
+    ollama.done_reason = lambda _request: "length"  # a model that goes on for as long as it is let
     whole = tmp_path / "whole.md"
     report = run(config(**changes, output=whole))
     assert report.states == {"ok": 6}
@@ -322,7 +323,7 @@ def test_3000_words_in_six_sections_end_and_survive_kill_9(
     assert all(450 <= len(part.split()) <= 650 for part in parts)
     for heading in ("Soils", "Results"):
         ollama.faults[:] = [Slow(0.001), *faults] * 40
-        kill_within(config(**changes), heading)
+        kill_within(config(**changes), heading, seconds=600)
     ollama.faults.clear()
     assert run(config(**changes)).states["fresh"] >= 3
     assert config().output.read_text() == whole.read_text()

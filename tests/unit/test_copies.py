@@ -64,6 +64,17 @@ def test_nothing_is_found_across_the_end_of_a_paper() -> None:
     assert not collection.copies(PROSE)
 
 
+def test_a_word_that_agrees_by_chance_on_the_next_page_does_not_add_the_page() -> None:
+    words = PROSE.split()
+    sources = [Source("a", " ".join(words[:20]), pages=(3, 3)), Source("a", " ".join(words[20:]), pages=(4, 4))]
+    (copy,) = Collection(sources).copies(" ".join(words[:22]) + " goes on otherwise.")
+    assert (copy.words, copy.pages) == (22, (3, 3))
+    (whole,) = Collection(sources).copies(" ".join(words[:28]))
+    assert whole.pages == (3, 4)
+    (short,) = Collection(sources).copies(" ".join(words[15:25]))
+    assert short.pages == (3, 4)  # where no page has more, all count
+
+
 @pytest.mark.parametrize("overlap", [0, 15])
 def test_a_copy_over_overlapping_or_touching_examples_is_one(overlap: int) -> None:
     words = (PROSE + " " + PROSE[::-1]).split()
