@@ -3,5 +3,5 @@
 TRAIN, VAL, MANIFEST, CARD, PAGE = "train.jsonl", "val.jsonl", "dataset.json", "dataset_card.md", "report.html"
 LEFT_OUT = {"empty": "no text to learn from", "language": "in another language than most", "duplicate": "copies of others"}
 
-CODE_VERSION = 9
+CODE_VERSION = 10
 """Raised when this room would write something else for the same input."""
