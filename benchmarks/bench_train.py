@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -79,7 +78,7 @@ def main() -> None:
     row: dict[str, Any] = {
         "benchmark": "train",
         "commit": commit(),
-        "machine": platform.node(),
+        "machine": promised["Device"].strip() if "CPU" not in promised["Device"] else f"{os.cpu_count()} cores",
         "shape": " ".join(flags),
         "cap_gib": options.cap_gib,
         "tokens_per_second": round(statistics.median(step["tokens_per_second"] for step in steps), 1),
