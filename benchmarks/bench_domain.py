@@ -82,9 +82,11 @@ def part_general_text(path: Path, out: Path) -> None:
 def fine_tune(run: str, args: argparse.Namespace, out: Path) -> Path:
     """The adapter of this run."""
     name = f"{run}-{args.share:g}" if run == "replay" else run
-    data = out / "dataset" / f"{'plain' if run == 'shuffled' else name}-{args.tokens}"
+    data = out / "dataset" / f"{'plain' if run == 'shuffled' else name}-{args.tokens}-{args.steps or 'pass'}"
     replay = ["--replay", out / "replay.txt", "--replay-share", args.share] if run == "replay" else []
-    script("prepare_dataset.py", "--input-dir", out / "text", "--output-dir", data, "--max-tokens", args.tokens, "--mix", "continuation", *replay)
+    few = ["--max-samples", 4 * args.steps] if args.steps else []  # no more than is trained on, so that general text suffices for any share
+    texts = ["--input-dir", out / "text", "--output-dir", data]
+    script("prepare_dataset.py", *texts, "--max-tokens", args.tokens, "--mix", "continuation", *replay, *few)
     train_file = data / "train.jsonl"
     if run == "shuffled":
         train_file = out / "dataset" / f"shuffled-{args.tokens}.jsonl"
