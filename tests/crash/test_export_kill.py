@@ -102,7 +102,7 @@ def test_a_disk_that_fills_up_stops_clearly_and_the_run_goes_on_later(config: Ex
     run(config)
     whole, size = sha256_of(GGUF), GGUF.stat().st_size
     GGUF.unlink()
-    left = {"lora", "merged", "Modelfile", *(f"{GGUF}.part{end}" for end in ("", ".json", ".json.lock"))}
+    left = {"lora", "merged", "Modelfile", f"{GGUF}.json", *(f"{GGUF}.part{end}" for end in ("", ".json", ".json.lock"))}
     for room in (0, size // 3, size // 5, size // 5):  # each run goes on from what the one before could write
         with monkeypatch.context() as patched:
             patched.setattr("papertune.export.part.open", lambda path, mode, **_: _FullDisk(path, mode), raising=False)

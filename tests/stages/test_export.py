@@ -347,7 +347,7 @@ def test_a_run_stopped_between_tensors_goes_on_there(config: Callable[..., Expor
     run(config(), on_event=events.append)
     assert next(event for event in events if isinstance(event, Started)).done == 9
     assert sha256_of(Path("scientific-mistral.gguf")) == sha256_of(Path("whole/scientific-mistral.gguf"))
-    assert sorted(path.name for path in Path().iterdir()) == ["Modelfile", "scientific-mistral.gguf", "whole"]
+    assert sorted(path.name for path in Path().iterdir()) == ["Modelfile", "scientific-mistral.gguf", "scientific-mistral.gguf.json", "whole"]
 
 
 def test_a_part_that_was_tampered_with_is_not_trusted(config: Callable[..., ExportConfig]) -> None:

@@ -278,7 +278,8 @@ class Gguf:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """The whole run. ``newest`` is when the newest of the files that were read was written, in seconds since 1970; 0 if there is none."""
+    """The whole run. ``newest`` is when the newest result was written, in seconds since 1970; 0 if there is none. Extraction's manifest does not
+    count: every run writes its header anew, changed or not."""
 
     corpus: Corpus | Absent
     dataset: Dataset | Absent

@@ -70,7 +70,7 @@ def read_facts(config: ReportConfig, on_event: OnEvent) -> Facts:
         training=reading(events, "papertune train", partial(read_training, config.lora_dir)),
         evaluation=reading(evaluation, _evaluate(config), partial(read_evaluation, evaluation)),
         ggufs=[reading(path, "papertune export", partial(read_gguf, path)) for path in config.gguf],
-        newest=max((path.stat().st_mtime for path in (manifest, dataset, events, evaluation, *config.gguf) if path.exists()), default=0.0),
+        newest=max((path.stat().st_mtime for path in (dataset, events, evaluation, *config.gguf) if path.exists()), default=0.0),
     )
 
 
