@@ -21,8 +21,8 @@ def with_front(kinds: list[Kind], rows: Sequence[Row], body: Body) -> list[Kind]
     if not rows:
         return kinds
     cover = _cover(rows, body)
-    kinds = ["author"] * cover + _with_one_title(kinds[cover:], rows[cover:], body)
-    return _with_abstract_and_notices(kinds, rows, body)
+    covers: list[Kind] = ["author"] * cover
+    return _with_abstract_and_notices(covers + _with_one_title(kinds[cover:], rows[cover:], body), rows, body)
 
 
 def _with_abstract_and_notices(kinds: list[Kind], rows: Sequence[Row], body: Body) -> list[Kind]:
