@@ -307,7 +307,8 @@ def test_the_merged_model_and_the_gguf_must_both_fit_before_either_is_written(
     run(config(keep_merged=True))
     merged, gguf = Path("merged_model/model.safetensors").stat().st_size, Path("scientific-mistral.gguf").stat().st_size
     shutil.rmtree("merged_model")
-    Path("scientific-mistral.gguf").unlink()
+    for name in ("scientific-mistral.gguf", "scientific-mistral.gguf.json"):
+        Path(name).unlink()
     monkeypatch.setattr("papertune.export.room.disk_free", lambda _: SPARE + max(merged, gguf) + min(merged, gguf) // 2)
     with pytest.raises(DiskFull, match="The merged model"):
         run(config(keep_merged=True))
