@@ -32,6 +32,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -344,6 +345,7 @@ def references() -> dict[str, Any]:
     return row
 
 
+@cache
 def _reference_list(pdf: Path) -> list[str]:
     """The entries under the last heading "References" of a PDF's text. What stands on the last pages after them is cut off where the last entry
     would become the longest."""

@@ -2,12 +2,15 @@
 
     python benchmarks/bench_export.py export --base FOLDER [--adapter FOLDER] [--quant Q4_K_M] [--out FILE]
     python benchmarks/bench_export.py usual --base FOLDER --adapter FOLDER
+    python benchmarks/bench_export.py against --base FOLDER [--adapter FOLDER] [--pairs 3]
     python benchmarks/bench_export.py quantisers
     python benchmarks/bench_export.py model FOLDER --hidden 4096 --layers 32 --ffn 14336 --heads 32 --kv-heads 8
 
 ``export`` runs the step in a process of its own and loads the result in llama.cpp; without ``--adapter`` it makes a random one of rank 16.
 ``usual`` is the chain that people follow today on the same input: transformers and PEFT merge and save the model, a converter writes a
-16-bit GGUF, and ggml's C code (from xllamacpp, by ctypes, as many threads as cores) quantises that. ``model`` writes random weights in bf16.
+16-bit GGUF, and ggml's C code (from xllamacpp, by ctypes, as many threads as cores) quantises that. ``against`` runs both, one after the
+other and the first of a pair in turn, from the start of the interpreter to its end, and gives medians and the ratio of each pair; before
+every run the base's files are read once, so that both begin with them in memory. ``model`` writes random weights in bf16.
 Every row goes to ``results.jsonl`` beside this file.
 """
 
@@ -20,6 +23,7 @@ import json
 import os
 import platform
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -29,27 +33,32 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numba import njit
 
 RESULTS = Path(__file__).with_name("results.jsonl")
+SEARCHES = {"Q4_K": (18, 22, 38), "Q5_K": (18, 17, 38), "Q6_K": (11, 19, 19)}  # operations a value and try, tries without and with a matrix
 SHAPES = {"q_proj": "qh", "k_proj": "kh", "v_proj": "kh", "o_proj": "hq", "gate_proj": "fh", "up_proj": "fh", "down_proj": "hf"}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for verb in ("export", "usual", "worker"):
+    for verb in ("export", "usual", "worker", "against"):
         sub = verbs.add_parser(verb)
         sub.add_argument("--base", required=True)
         sub.add_argument("--adapter", type=Path)
         sub.add_argument("--quant", default="Q4_K_M")
         sub.add_argument("--out", type=Path, default=Path("bench.gguf"))
+        sub.add_argument("--pairs", type=int, default=3)
+        sub.add_argument("--verify", action="store_true")
     verbs.add_parser("quantisers")
     sub = verbs.add_parser("model")
     sub.add_argument("folder", type=Path)
+    sub.add_argument("--zeros", action="store_true", help="weights of zero in files with holes, which take no room: enough to measure memory")
     for name, default in (("hidden", 2048), ("layers", 22), ("ffn", 5632), ("heads", 32), ("kv-heads", 4)):
         sub.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
-    {"export": export, "usual": usual, "worker": worker, "quantisers": quantisers, "model": model}[args.verb](args)
+    {"export": export, "usual": usual, "worker": worker, "against": against, "quantisers": quantisers, "model": model}[args.verb](args)
 
 
 def export(args: argparse.Namespace) -> None:
@@ -73,7 +82,7 @@ def worker(args: argparse.Namespace) -> None:
     from papertune.config import ExportConfig
     from papertune.export.stage import run
 
-    row = measured(lambda: run(ExportConfig(lora_path=args.adapter, gguf_path=args.out, quant=args.quant, verify=False)))
+    row = measured(lambda: run(ExportConfig(lora_path=args.adapter, gguf_path=args.out, quant=args.quant, verify=args.verify)))
     report = row.pop("value")
     row |= {"base": Path(args.base).name, "quant": args.quant, "gguf_bytes": args.out.stat().st_size}
     row |= {name: figure for name, figure in report.summary if name != "GGUF"}
@@ -96,6 +105,68 @@ def usual(args: argparse.Namespace) -> None:
     record("usual", {"base": Path(args.base).name, "quant": args.quant, **total})
 
 
+def against(args: argparse.Namespace) -> None:
+    adapter = args.adapter or random_adapter(args.base, args.out.with_name(args.out.stem + "-adapter"))
+    folder = args.out.with_name(args.out.stem + "-usual")
+    ours = [[sys.executable, __file__, "worker", "--base", args.base, "--adapter", str(adapter), "--quant", args.quant, "--out", str(args.out)]]
+    script = str(Path(__file__).with_name("usual_route.py"))
+    theirs = [[sys.executable, script, stage, args.base, str(adapter), str(folder), args.quant] for stage in ("merge", "convert", "quantise")]
+    rows: dict[str, list[dict[str, float]]] = {"export": [], "usual": []}
+    for pair in range(args.pairs):
+        for route, commands in (("usual", theirs), ("export", ours)) if pair % 2 == 0 else (("export", ours), ("usual", theirs)):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            args.out.unlink(missing_ok=True)
+            for file in Path(args.base).glob("*.safetensors"):
+                file.read_bytes()
+            rows[route].append(chain(commands))
+            print(route, rows[route][-1], flush=True)
+    medians = {route: {key: float(np.median([row[key] for row in found])) for key in found[0]} for route, found in rows.items()}
+    times = {key: [round(u[key] / e[key], 2) for u, e in zip(rows["usual"], rows["export"], strict=True)] for key in medians["usual"]}
+    record("against", {"base": Path(args.base).name, "quant": args.quant, "pairs": args.pairs, **medians, "times": times})
+
+
+def chain(commands: list[list[str]]) -> dict[str, float]:
+    """Wall and CPU seconds of these processes one after the other, the largest peak memory, all bytes written; what they print is dropped."""
+    total = {"wall_s": 0.0, "cpu_s": 0.0, "peak_rss_mib": 0.0, "written_mib": 0.0}
+    for command in commands:
+        begin = time.perf_counter()
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        said = json.loads(process.stdout.read().splitlines()[-1])
+        _, status, usage = os.wait4(process.pid, 0)
+        if status:
+            raise SystemExit(f"{command}: status {status}")
+        total["wall_s"] += round(time.perf_counter() - begin, 2)
+        total["cpu_s"] += round(usage.ru_utime + usage.ru_stime, 2)
+        total["peak_rss_mib"] = max(total["peak_rss_mib"], usage.ru_maxrss >> 10)
+        total["written_mib"] += said["written_mib"]
+    return total
+
+
+def vector_operations() -> float:
+    """Vector operations of single precision that this core does in a nanosecond: half products, half sums, nothing else, in as many lanes as
+    the compiler takes (16 with AVX-512)."""
+
+    @njit(nogil=True)  # type: ignore[untyped-decorator]
+    def work(x, rounds, factor, term):  # type: ignore[no-untyped-def]
+        for _ in range(rounds):
+            for lane in range(128):
+                a, b, c, d = x[0, lane], x[1, lane], x[2, lane], x[3, lane]
+                e, f, g, h = x[4, lane], x[5, lane], x[6, lane], x[7, lane]
+                for _ in range(8):
+                    a, b, c, d = a * factor + term, b * factor + term, c * factor + term, d * factor + term
+                    e, f, g, h = e * factor + term, f * factor + term, g * factor + term, h * factor + term
+                x[0, lane], x[1, lane], x[2, lane], x[3, lane] = a, b, c, d
+                x[4, lane], x[5, lane], x[6, lane], x[7, lane] = e, f, g, h
+
+    x, rounds = np.ones((8, 128), np.float32), 10_000
+    run = partial(work, x, rounds, np.float32(1), np.float32(0))
+    run()
+    assert "zmm" in next(iter(work.inspect_asm().values())), "this limit is for AVX-512"
+    return rounds * 128 // 16 * 8 * 8 * 2 / least_seconds(run) / 1e9
+
+
 def quantisers(_args: argparse.Namespace) -> None:
     from papertune.export.quantize.kernels import compile_for, quantize
     from papertune.export.quantize.types import TYPES
@@ -105,6 +176,8 @@ def quantisers(_args: argparse.Namespace) -> None:
     random = np.random.default_rng(0)
     values = (random.standard_normal((rows, columns)) * 0.02).astype(np.float32)
     weights = (random.random(columns) ** 4).astype(np.float32)
+    rate = vector_operations()
+    record("limit", {"vector_operations_per_ns": round(rate, 1), "lanes": 16})
     for importance in (None, weights):
         compiling = compile_for(TYPES.values(), importance=importance is not None)
         record("compile", {"importance": importance is not None, "seconds": round(compiling, 2)})
@@ -115,6 +188,9 @@ def quantisers(_args: argparse.Namespace) -> None:
             fast = least_seconds(partial(quantize, kind, values, ours, importance)) / values.size * 1e9
             slow = least_seconds(partial(ggml, kind.number, values, theirs, importance)) / values.size * 1e9
             row = {"type": kind.name, "importance": importance is not None, "ns_per_value": round(fast, 2), "ggml_ns_per_value": round(slow, 2)}
+            if kind.name in SEARCHES:
+                operations, plain, weighted = SEARCHES[kind.name]
+                row["avx512_limit_ns"] = round(operations * (plain if importance is None else weighted) / 16 / rate, 2)
             record("quantiser", {**row, "times": round(slow / fast, 2), "identical": bool((ours == theirs).all())})
 
 
@@ -212,13 +288,13 @@ def model(args: argparse.Namespace) -> None:
     total = 0
     for number, names in enumerate(groups.values()):
         file = f"model-{number + 1:05d}-of-{len(groups):05d}.safetensors"
-        total += _write_random(args.folder / file, names, extents, config["vocab_size"], random)
+        total += _write_random(args.folder / file, names, extents, config["vocab_size"], None if args.zeros else random)
         index |= dict.fromkeys(names, file)
     (args.folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": index}))
     print(f"{args.folder}: {total / 2e9:.2f} B values")
 
 
-def _write_random(path: Path, names: list[str], extents: dict[str, int], vocabulary: int, random: np.random.Generator) -> int:
+def _write_random(path: Path, names: list[str], extents: dict[str, int], vocabulary: int, random: np.random.Generator | None) -> int:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     shapes = {}
@@ -233,6 +309,9 @@ def _write_random(path: Path, names: list[str], extents: dict[str, int], vocabul
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
+        if random is None:
+            file.truncate(8 + len(text) + offset)
+            return offset
         for shape in shapes.values():
             values = random.standard_normal(shape, dtype=np.float32) * np.float32(0.02) if len(shape) > 1 else np.ones(shape, np.float32)
             file.write(np.ascontiguousarray(values.view(np.uint32) >> 16, dtype=np.uint16).data)

@@ -4,7 +4,7 @@ Runs papertune's training step with the specification's defaults in a process wh
 with SIGKILL some steps after a checkpoint; resumes; and compares the losses of the steps that were trained twice. Any base model will do;
 ``make_random_mistral.py`` writes one of the real size.
 
-    python benchmarks/bench_real_size.py --model /scratch/mistral --work /scratch/real-size [--cap-gib 7.2] [--steps 40] [--kill-at 27]
+    python benchmarks/bench_real_size.py --model /scratch/mistral --work /scratch/real-size [--cap-gib 7.2] [--cap-gib-after 6] [--steps 40] …
 
 Prints one row of JSON: peak GPU memory (GiB allocated and reserved), peak resident memory, seconds to load, tokens a second (median of
 the steps), and the largest difference of a loss that was computed twice.
@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--work", type=Path, required=True, help="a folder for data, checkpoints and logs")
     parser.add_argument("--cap-gib", type=float, default=7.2, help="what the GPU's allocator may hold")
+    parser.add_argument("--cap-gib-after", type=float, help="and after the kill, if another")
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--kill-at", type=int, default=27, help="SIGKILL after this step")
     parser.add_argument("--max-seq-len", type=int, default=512)
@@ -42,9 +43,10 @@ def main() -> None:
         train(options)
         return
     write_dataset(options.work / "dataset", options.steps * 4, options.max_seq_len)
-    killed = {line["step"]: line for line in lines_of_training(kill_at=options.kill_at)}
+    after = options.cap_gib_after or options.cap_gib
+    killed = {line["step"]: line for line in lines_of_training(options.cap_gib, kill_at=options.kill_at)}
     began = time.monotonic()
-    resumed = list(lines_of_training(kill_at=None))
+    resumed = list(lines_of_training(after, kill_at=None))
     steps = {line["step"]: line for line in resumed if line["event"] == "step"}
     end = resumed[-1]
     again = [step for step in steps if step in killed]
@@ -52,6 +54,7 @@ def main() -> None:
         "benchmark": "real-size",
         "model": options.model,
         "cap_gib": options.cap_gib,
+        "cap_gib_after": after,
         "steps": options.steps,
         "max_seq_len": options.max_seq_len,
         **{key: end[key] for key in ("device", "torch", "peak_allocated_gib", "peak_reserved_gib", "peak_resident_gib", "load_seconds")},
@@ -64,9 +67,9 @@ def main() -> None:
     print(json.dumps(row))
 
 
-def lines_of_training(kill_at: int | None) -> Iterator[dict[str, Any]]:
+def lines_of_training(cap_gib: float, *, kill_at: int | None) -> Iterator[dict[str, Any]]:
     """What a training process prints, a JSON object a line; the process is killed once it has printed the step ``kill_at``."""
-    command = [sys.executable, __file__, *sys.argv[1:], "--only-train"]
+    command = [sys.executable, __file__, *sys.argv[1:], "--cap-gib", str(cap_gib), "--only-train"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}) as process:
         assert process.stdout is not None
         for text in process.stdout:

@@ -2,10 +2,10 @@
 
     python -m benchmarks.train_labeller PAPERS [--folds 8 | --by-publisher] [--write] [--documents FOLDER]
 
-PAPERS holds ``pdf/ID.pdf``, ``truth/ID.json`` and ``ATTRIBUTION.tsv``. Lines get weak labels: the kind of truth that shares most of a line's
-8-letter sequences. Papers of one publisher never stand on both sides of a fold. ``--documents`` writes each paper's running text and blocks as
-labelled by the fold that has not seen its publisher, for the scorer; ``--write`` trains on all papers and writes ``labeller.npz``.
-Needs lightgbm; what it writes needs numpy only.
+PAPERS holds ``pdf/ID.pdf``, ``truth/ID.json``, ``ATTRIBUTION.tsv`` and ``score.py``. Lines get weak labels: the kind of truth that shares most of a
+line's 8-letter sequences. Papers of one publisher never stand on both sides of a fold. ``--documents`` writes each paper's running text and blocks
+twice, as labelled by the fold that has not seen its publisher and by the shipped labeller, which has seen them all, and prints the scores of both.
+``--write`` trains on all papers and writes ``labeller.npz``. Needs lightgbm, and rapidfuzz for the scores; what it writes needs numpy only.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ import argparse
 import csv
 import json
 import re
+import statistics
+import subprocess
+import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
@@ -24,24 +27,27 @@ from typing import Any
 import lightgbm
 import numpy as np
 
+from benchmarks.bench_extract import sidecar_scores
 from papertune.extract.backends.fast import pages_of
 from papertune.extract.layout import labeller, patterns, rows_and_body
 from papertune.extract.layout.blocks import blocks_of_rows
 from papertune.extract.layout.features import features_of
 from papertune.extract.layout.hyphens import Vocabulary
-from papertune.extract.layout.setting import Row
-from papertune.records import Document
+from papertune.extract.layout.kinds import kinds_of_labels
+from papertune.extract.layout.setting import Body, Row
+from papertune.records import Block, Document, Kind
 
 LABELS = labeller.LABELS
 GRAM = 8  # letters
 SURE, UNLIKE = 0.5, 0.3  # share of a line's sequences found in a kind of truth: enough for its label, too few for any
+LINES_OF_HEADING = 6
 TAIL = 25  # rows at the end of a paper that may stand behind the references
 ONE_PUBLISHER = {"Hindawi Publishing Corporation": "Hindawi", "Nature Publishing Group UK": "Nature", "Nature Publishing Group": "Nature",
                  "Springer US": "Springer", "Springer Singapore": "Springer"}  # fmt: skip
-ROUNDS = 50
+ROUNDS = 70
 WEIGHTS = {"title": 4.0, "heading": 4.0, "caption": 2.0, "back": 3.0}  # rare, and a mistake costs more
 SETTINGS = {
-    "objective": "multiclass", "num_class": len(LABELS), "learning_rate": 0.2, "num_leaves": 15, "max_depth": 6, "min_data_in_leaf": 30,
+    "objective": "multiclass", "num_class": len(LABELS), "learning_rate": 0.1, "num_leaves": 31, "max_depth": 7, "min_data_in_leaf": 30,
     "feature_fraction": 0.4,
     "bagging_fraction": 0.7, "bagging_freq": 1, "lambda_l2": 5, "max_bin": 63, "num_threads": 1, "seed": 1, "deterministic": True, "verbose": -1,
 }  # fmt: skip
@@ -59,6 +65,22 @@ def grams(texts: Sequence[str]) -> set[str]:
     return {text[at : at + GRAM] for text in map(letters, texts) for at in range(len(text) - GRAM + 1)}
 
 
+def rows_of_headings(texts: Sequence[str], headings: Sequence[str]) -> set[int]:
+    """The rows that together are a heading of several lines, none of them long enough to tell."""
+    wanted = set(headings)
+    longest = max(map(len, wanted), default=0)
+    found: set[int] = set()
+    for start in range(len(texts)):
+        text = unnumbered(texts[start])
+        for end in range(start + 1, min(start + LINES_OF_HEADING, len(texts))):
+            text += texts[end]
+            if len(text) > longest:
+                break
+            if text in wanted and texts[start] and texts[end]:
+                found.update(range(start, end + 1))
+    return found
+
+
 def weak_labels(truth: dict[str, Any], rows: Sequence[Row]) -> list[str | None]:
     """A label for each row; None where the truth does not tell."""
     headings = [unnumbered(letters(block["text"])) for block in truth["main"] if block["kind"] == "heading"][1:]
@@ -73,6 +95,7 @@ def weak_labels(truth: dict[str, Any], rows: Sequence[Row]) -> list[str | None]:
     }
     heads_of_references = [index for index, row in enumerate(rows) if patterns.REFERENCES.fullmatch(row.line.text)]
     references = heads_of_references[-1] if heads_of_references else len(rows)
+    whole = rows_of_headings([letters(row.line.text) for row in rows], headings)
     found: list[str | None] = []
     for index, row in enumerate(rows):
         text = letters(row.line.text)
@@ -87,7 +110,7 @@ def weak_labels(truth: dict[str, Any], rows: Sequence[Row]) -> list[str | None]:
             label = "title"
         elif index == references:
             label = "reference"
-        elif len(bare) > 3 and (bare in headings or bare == "abstract") and not (index > references and share["reference"] > SURE):
+        elif (index in whole or (len(bare) > 3 and bare in {*headings, "abstract"})) and not (index > references and share["reference"] > SURE):
             label = "heading"
         elif index > 0.4 * len(rows) and {text, bare} & back_headings:
             label = "back"
@@ -193,14 +216,30 @@ def main() -> None:
                     total[LABELS[label]] += 1
                     right[LABELS[label]] += guess == label
             if args.documents:
-                kinds = labeller.kinds_of_labels(guessed, rows, body)
-                blocks = blocks_of_rows(rows, kinds, body, Vocabulary(row.line.text for row in rows)) + aside
-                document = Document(name, "", "fast", rows[-1].line.page, tuple(blocks))
-                args.documents.mkdir(parents=True, exist_ok=True)
-                (args.documents / f"{name}.txt").write_text(document.running_text(), encoding="utf-8")
-                (args.documents / f"{name}.blocks.json").write_text(document.to_json(), encoding="utf-8")
+                guesses = [LABELS[guess] for guess in guessed]
+                write_document(args.documents / "left-out", name, rows, kinds_of_labels(guesses, rows, body), body, aside)
     for label in LABELS:
         print(f"{label:10s} {right[label]:6d} of {total[label]:6d} lines  {right[label] / max(1, total[label]):.3f}")
+    if args.documents:
+        for name, (rows, body, aside) in papers.items():
+            write_document(args.documents / "shipped", name, rows, labeller.kinds_of(rows, body), body, aside)
+        print_scores(args.papers, args.documents / "left-out", f"{count} folds, publishers left out")
+        print_scores(args.papers, args.documents / "shipped", "the shipped labeller, on papers it has seen")
+
+
+def write_document(folder: Path, name: str, rows: Sequence[Row], kinds: Sequence[Kind], body: Body, aside: Sequence[Block]) -> None:
+    """The paper's running text and its blocks."""
+    blocks = [*blocks_of_rows(rows, kinds, body, Vocabulary(row.line.text for row in rows)), *aside]
+    document = Document(name, "", "fast", rows[-1].line.page, tuple(blocks))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.txt").write_text(document.running_text(), encoding="utf-8")
+    (folder / f"{name}.blocks.json").write_text(document.to_json(), encoding="utf-8")
+
+
+def print_scores(papers: Path, folder: Path, of: str) -> None:
+    print(f"── {of} ──", flush=True)
+    subprocess.run([sys.executable, papers / "score.py", folder, "--truth", papers / "truth"], check=True)
+    print(f"sidecar nid_full   mean {statistics.mean(sidecar_scores(papers, folder)):.3f}", flush=True)
 
 
 if __name__ == "__main__":

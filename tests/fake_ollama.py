@@ -1,9 +1,10 @@
 """A small Ollama server for tests: /api/version, tags, show, generate, blobs, create, delete, over real HTTP on a free port.
 
-Checked against Ollama's docs/api.md, docs/openapi.yaml, docs/api/errors.mdx and server/create.go: newline-delimited JSON when
-streaming; errors as ``{"error": "…"}`` with a status or, once a stream runs, as a line of it; a GGUF is sent as a blob under ``sha256:…``
-and ``create`` names it in ``files``; ``from`` names a model that exists. What it writes is up to the test: ``answers`` is called with the
-request's JSON and gives pieces of text.
+Checked against Ollama's docs/api.md, docs/openapi.yaml, docs/api/errors.mdx, api/types.go, server/create.go and server/routes.go (2026):
+newline-delimited JSON when streaming; errors as ``{"error": "…"}`` with a status or, once a stream runs, as a line of it; a GGUF is sent as a
+blob under ``sha256:…`` (201, or 200 where it was there) and ``create`` names it in ``files`` by a relative path; ``from`` names a model that
+exists; ``adapters`` are refused; parameters are taken as they come, and one of the wrong type fails every later request to the model. What
+it writes is up to the test: ``answers`` is called with the request's JSON and gives pieces of text.
 
     with FakeOllama() as ollama:
         ollama.models["scientific-mistral:latest"] = {}
@@ -25,6 +26,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import chain
 from typing import Any, Self
 
 Body = dict[str, Any]
@@ -79,7 +81,10 @@ class Request:
 
 @dataclass
 class FakeOllama:
-    """``models`` by full name; ``blobs`` by digest; ``faults`` are used up one a generate request, None for a good one."""
+    """``models`` by full name; ``blobs`` by digest; ``faults`` are used up one a generate request, None for a good one.
+
+    ``pause`` is how many seconds pass before each quarter of a MiB of an upload is read.
+    """
 
     answers: Callable[[Body], Iterable[str]] = lambda _request: ["Once ", "upon ", "a ", "time."]
     models: dict[str, Body] = field(default_factory=dict)
@@ -87,6 +92,7 @@ class FakeOllama:
     faults: list[Fault] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
     version: str = "0.15.2"
+    pause: float = 0.0
     context_length: int = 32768
     done_reason: Callable[[Body], str] = lambda _request: "stop"
 
@@ -124,7 +130,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def dispatch(self) -> None:
         chunked = "chunked" in self.headers.get("Transfer-Encoding", "")
-        self.raw = raw = self._chunks() if chunked else self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.raw = raw = self._chunks() if chunked else self._whole(int(self.headers.get("Content-Length") or 0))
         try:
             self.body: Body = json.loads(raw) if raw[:1] == b"{" else {}
         except ValueError:
@@ -145,18 +151,25 @@ class Handler(BaseHTTPRequestHandler):
         self._send(status, json.dumps(body).encode(), "application/json; charset=utf-8")
 
     def stream(self, lines: Iterable[Body]) -> None:
-        """Newline-delimited JSON in chunks, each sent as it comes; with ``"stream": false`` only the last one, with all text in it."""
+        """Newline-delimited JSON in chunks, each sent as it comes; with ``"stream": false`` only the last one, with all text in it.
+
+        An error before anything else is an answer of its own, with its ``status`` or 500.
+        """
         if self.body.get("stream") is False:
             parts = list(lines)
             last = dict(parts[-1])
             if "response" in last:
                 last["response"] = "".join(part.get("response", "") for part in parts)
-            return self.answer(last, last.pop("status", 200) if "error" in last else 200)
+            return self.answer(last, last.pop("status", 500) if "error" in last else 200)
+        lines = iter(lines)
+        first = next(lines, None)
+        if first is not None and "error" in first:
+            return self.answer({"error": first["error"]}, first.get("status", 500))
         self.send_response(200)
         self.send_header("Content-Type", "application/x-ndjson")
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        for line in lines:
+        for line in chain([first] if first is not None else [], lines):
             data = json.dumps(line).encode() + b"\n"
             self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
         self.wfile.write(b"0\r\n\r\n")
@@ -177,6 +190,13 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(data)
+
+    def _whole(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size and (piece := self.rfile.read(min(size - len(data), 1 << 18))):
+            data += piece
+            time.sleep(self.ollama.pause)
+        return data
 
     def _chunks(self) -> bytes:
         data = b""
@@ -222,6 +242,9 @@ def _generate(ollama: FakeOllama, handler: Handler, _rest: str) -> None:
         return handler.answer({"error": fault.error}, fault.status)
     if full_name(name) not in ollama.models:
         return handler.answer({"error": f"model '{name}' not found"}, 404)
+    for key, value in {**ollama.models[full_name(name)].get("parameters", {}), **request.get("options", {})}.items():
+        if not isinstance(value, _OPTIONS.get(key, object)):
+            return handler.answer({"error": f'option "{key}" must be of type {_GO[_OPTIONS[key]]}'}, 400)
     head = {"model": name, "created_at": _now()}
     if not request.get("prompt"):
         return handler.answer({**head, "response": "", "done": True, "done_reason": "load"})
@@ -259,6 +282,15 @@ def _generate(ollama: FakeOllama, handler: Handler, _rest: str) -> None:
     return None
 
 
+_WHOLE, _REAL = int, (int, float)
+_OPTIONS: dict[str, Any] = {
+    **dict.fromkeys(("num_ctx", "num_predict", "seed", "top_k", "repeat_last_n"), _WHOLE),
+    **dict.fromkeys(("temperature", "top_p", "min_p", "repeat_penalty"), _REAL),
+    "stop": list,
+}
+_GO: dict[Any, str] = {_WHOLE: "integer", _REAL: "float32", list: "array"}
+
+
 class _HangUp(Exception):
     pass
 
@@ -269,14 +301,21 @@ def _has_blob(ollama: FakeOllama, handler: Handler, digest: str) -> None:
 
 def _take_blob(ollama: FakeOllama, handler: Handler, digest: str) -> None:
     if digest != "sha256:" + hashlib.sha256(handler.raw).hexdigest():
-        return handler.answer({"error": "digest mismatch"}, 400)
+        found = "sha256:" + hashlib.sha256(handler.raw).hexdigest()
+        return handler.answer({"error": f"digest mismatch, expected {digest}, got {found}"}, 400)
+    known = digest in ollama.blobs
     ollama.blobs[digest] = handler.raw
-    return handler._send(201, b"", "text/plain")
+    return handler._send(200 if known else 201, b"", "text/plain")
 
 
 def _create(ollama: FakeOllama, handler: Handler, _rest: str) -> None:
     request = handler.body
     name, files, base = request.get("model") or "", request.get("files"), request.get("from")
+    if request.get("adapters"):
+        return handler.answer({"error": "LoRA adapters are no longer supported"}, 400)
+    for path in files or {}:
+        if path.startswith("/") or any(c in path for c in "\\:") or not set(path.split("/")).isdisjoint({"", ".", ".."}):
+            return handler.answer({"error": f"file path must be relative: {path}"}, 400)
     if not name or any(c.isspace() for c in name):
         return handler.answer({"error": "invalid model name"}, 400)
     for digest in (files or {}).values():

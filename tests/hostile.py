@@ -188,6 +188,32 @@ def _scan() -> bytes:
     return assemble(objects)
 
 
+def _many_pages(count: int) -> bytes:
+    """Eight words a page, other ones on each, so that they are no running head."""
+    chance, words = random.Random(9), PROSE.split()
+    return pdf(*[" ".join(chance.sample(words, 8)) for _ in range(count)])
+
+
+def scattered(seed: int) -> bytes:
+    """A page whose words stand anywhere, in any size: no layout that was ever seen."""
+    chance = random.Random(seed)
+    places = ((chance.choice([7, 9, 12, 15, 20]), chance.randrange(40, 540), chance.randrange(40, 760), word.encode()) for word in PROSE.split())
+    return b" ".join(b"BT /F1 %d Tf 1 0 0 1 %d %d Tm (%s) Tj ET" % place for place in places)
+
+
+def with_scanned_page() -> bytes:
+    """Text, a page that is one picture with a stamp on it, and text."""
+    picture = stream(bytes([128]) * 64, b"/Type /XObject /Subtype /Image /Width 8 /Height 8 /ColorSpace /DeviceGray /BitsPerComponent 8")
+    scanned = b"q 612 0 0 792 0 0 cm /I Do Q BT /F1 8 Tf 9 9 Td (Downloaded on 1 May) Tj ET"
+    whole = pdf(PROSE, scanned, f"Behind the picture. {PROSE}", resources=b"/XObject << /I 10 0 R >>")
+    return assemble([*(body.split(b" obj\n", 1)[1].removesuffix(b"\nendobj\n") for body in _objects(whole)), picture])
+
+
+def _objects(whole: bytes) -> list[bytes]:
+    """The objects of a file made by ``assemble``."""
+    return [part + b"\nendobj\n" for part in whole[whole.index(b"1 0 obj") : whole.rindex(b"xref\n0")].split(b"\nendobj\n") if part]
+
+
 def _outline_loop() -> bytes:
     return pdf(PROSE, catalog=b"/Outlines << /First 1 0 R /Last 1 0 R /Next 1 0 R /Count 1 >>")
 
@@ -316,7 +342,7 @@ CORPUS: dict[str, tuple[Callable[[], bytes], set[str]]] = {
     "form-fan-out.pdf": (lambda: _form_fan_out(12, 10), {"ok", "limit_time", "limit_memory"}),
     "stream-bomb.pdf": (_stream_bomb, {"no_text", "damaged", "limit_time", "limit_memory"}),
     "3000000-operators.pdf": (lambda: _many_operators(3_000_000), {"ok", "limit_time", "limit_memory"}),
-    "20000-pages.pdf": (lambda: pdf(*[f"Page {k}. {PROSE[:60]}" for k in range(20_000)]), {"ok", "limit_time"}),
+    "20000-pages.pdf": (lambda: _many_pages(20_000), {"ok", "limit_time"}),
     "200000-nested-arrays.pdf": (lambda: _nested_arrays(200_000), {"ok", "damaged", "crash"}),
     "200000-nested-in-content.pdf": (lambda: _nested_in_content(200_000), {"ok", "partial", "damaged", "no_text"}),
     "blank.pdf": (lambda: pdf(b"", b""), {"no_text"}),

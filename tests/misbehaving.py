@@ -9,15 +9,20 @@ import os
 import re
 import signal
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 from papertune.extract.backend import Backend, Options
 from papertune.extract.backends import fast
-from papertune.records import Block, Document
+from papertune.extract.backends.second_look import SecondLook
+from papertune.extract.layout.lines import Page, Span
+from papertune.records import Block, Document, Place
 from tests.crashers import misbehave
 from tests.hostile import PROSE, paper
 
 MAKER = ("tests.misbehaving:open_backend", ())
+NO_BACKEND = ("tests.misbehaving:there_is_none", ())
+"""Its libraries are there, but it fails on every file."""
 
 
 class Misbehaving:
@@ -36,6 +41,8 @@ class Misbehaving:
             elif how == "grow":
                 with path.open("ab") as file:
                     file.write(b"\n%more\n")
+            elif how == "vanish":
+                path.unlink()
             else:
                 misbehave(how)
         return self._inner.read(path)
@@ -58,6 +65,26 @@ class Recogniser:
     def read(self, path: Path) -> Document:
         del path
         return Document("", "", self.name, 1, (Block("paragraph", PROSE),))
+
+    def pages(self, path: Path, numbers: Collection[int]) -> list[Page]:
+        del path
+        words = [f"Recognised on page {number}." for number in numbers]
+        return [Page(number, 612, 792, [Span(word, 72, 300, 100, 12, space=True)]) for number, word in zip(numbers, words, strict=True)]
+
+
+class SeenByDocling:
+    """Stands in for Docling, whose weights tests have not."""
+
+    def read_pages(self, path: Path, first: int, last: int) -> tuple[Block, ...]:
+        if b"%misbehave: segfault" in path.read_bytes():
+            misbehave("segfault")
+        return tuple(Block("paragraph", f"Seen by Docling on page {page}.", (Place(page),)) for page in range(first, last + 1))
+
+
+def open_second_look(options: Options) -> SecondLook:
+    look = SecondLook(options)
+    look.__dict__.update(_docling=SeenByDocling(), _ocr=Recogniser())
+    return look
 
 
 def open_recogniser(_options: Options) -> Recogniser:

@@ -9,7 +9,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "papertune"
 ROOMS = {"extract", "dataset", "train", "export", "evaluate", "write"}
-COMMANDS = {"__main__", "cli", "progress", "doctor", "demo", "analyze"}
+COMMANDS = {"__main__", "cli", "progress", "doctor", "demo", "analyze", "report"}
 MODULES = sorted(SOURCE.rglob("*.py"))
 HEAVY = {"torch", "transformers", "docling", "numba", "bitsandbytes", "peft", "accelerate", "gguf", "pypdfium2", "xllamacpp"}
 

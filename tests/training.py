@@ -28,7 +28,7 @@ def write_dataset(folder: Path, *, train: int = 24, val: int = 4, words: int = 4
 
 def settings(data: Path, output: Path, **changed: Any) -> TrainConfig:
     """12 steps of 4 sequences of at most 64 tokens, saved every 4."""
-    chosen: dict[str, Any] = {"model": "tiny", "max_seq_len": 64, "save_steps": 4, "eval_steps": 6, **changed}
+    chosen: dict[str, Any] = {"model": "tiny", "max_seq_len": 64, "save_steps": 4, "eval_steps": 6, "sample_tokens": 0, **changed}
     return TrainConfig(train_file=data / "train.jsonl", val_file=data / "val.jsonl", output_dir=output, **chosen)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from papertune.errors import BadAdapter
-from papertune.files import make_folder, write_text, writing
+from papertune.files import make_folder, write_tensors, write_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -114,12 +114,9 @@ def write_adapter(
     beside its place and renames it.
     """
     import numpy as np
-    from safetensors.numpy import save
 
     make_folder(folder)
-    ordered = {name: np.ascontiguousarray(tensors[name], dtype=np.float32) for name in sorted(tensors)}
-    with writing(folder / WEIGHTS) as file:
-        file.write(save(ordered, metadata={"format": "pt"}))
+    write_tensors(folder / WEIGHTS, {name: np.asarray(tensor, dtype=np.float32) for name, tensor in tensors.items()})
     config = {
         "base_model_name_or_path": base_model,
         "bias": "none",

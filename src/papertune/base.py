@@ -11,7 +11,7 @@ import json
 import os
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,13 +83,18 @@ def open_base(name: str) -> Base:
     raise BadModel(f"--model {name}: there is no such folder.", "Name a folder with a model, owner/model on the hub, or tiny.")
 
 
+def open_shape(folder: Path, name: str) -> Base:
+    """The model in this folder by its configuration alone: weights and tokenizer need not be there."""
+    config = _read_json(folder / "config.json")
+    return Base(name, folder, config, family_of(config, str(folder)), ())
+
+
 def open_folder(folder: Path, name: str) -> Base:
     """The model in this folder, checked for completeness."""
-    config = _read_json(folder / "config.json")
-    family = family_of(config, str(folder))
+    base = open_shape(folder, name)
     if not (folder / SENTENCEPIECE).is_file() and not (folder / JSON).is_file():
         raise BadModel(f"{folder} has neither {SENTENCEPIECE} nor {JSON}.", "Download the model again, with its tokenizer.")
-    return Base(name, folder, config, family, _weight_files(folder))
+    return replace(base, weight_files=_weight_files(folder))
 
 
 def _weight_files(folder: Path) -> tuple[Path, ...]:

@@ -22,9 +22,10 @@ from typing import Any
 import click
 
 from papertune import __version__
-from papertune.config import CONFIGS, Config, convert, flag_of, hints_of, is_list, words
+from papertune.config import CONFIGS, Config, PlanConfig, convert, flag_of, hints_of, is_list, words
 from papertune.errors import ExitCode, Interrupted, PapertuneError, from_os_error
-from papertune.events import Event, OnEvent, Report, Unit
+from papertune.events import Event, OnEvent, Report, Unit, ignore
+from papertune.launch import launch
 
 _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
 _WIDE = 24  # characters of choices that stand beside a flag; more go behind its note
@@ -58,7 +59,8 @@ def guarded(action: Callable[[], None]) -> int:
     try:
         action()
     except PapertuneError as error:
-        _say(f"error[{error.id}]: {error.what} {error.remedy}")
+        if launch().first:  # the others stop with it, for the same reason
+            _say(f"error[{error.id}]: {error.what} {error.remedy}")
         return error.exit_code
     except click.ClickException as error:
         _say(f"error[bad-flag]: {error.format_message().rstrip('.')}. See --help.")
@@ -109,13 +111,17 @@ class CtrlC:
         if self._asked:
             raise KeyboardInterrupt
         self._asked = True
-        _say("Finishing the work in progress; press Ctrl-C again to stop at once.")
+        if launch().first:
+            _say("Finishing the work in progress; press Ctrl-C again to stop at once.")
 
 
 def execute(config: Config, *, as_script: bool = False) -> Report:
-    """A step with a progress display, Ctrl-C handling and its report printed."""
+    """A step with a progress display, Ctrl-C handling and its report printed; of several processes by the first alone."""
     from papertune.progress import display, show_report
 
+    if not launch().first:
+        with CtrlC(ignore) as on_event:
+            return run_step(config, on_event)
     with display() as sink, CtrlC(sink) as on_event:
         report = run_step(config, on_event)
     show_report(report, as_script=as_script)
@@ -185,6 +191,7 @@ _MODULES = {
     "check": "evaluate.check",
     "write": "write.stage",
     "analyze": "analyze.stage",
+    "report": "report.stage",
 }
 _PIPELINE = ("extract", "prepare", "train", "export")
 _STEPS: dict[str, type[Config]] = {config.step: config for config in CONFIGS}
@@ -198,21 +205,29 @@ def papertune() -> None:
 
 for _name, _config in _STEPS.items():
     papertune.add_command(StepCommand(_name, _config, {}))
+    if _name == "train":
+        papertune.add_command(StepCommand("plan", PlanConfig, {}))
 
 
 @papertune.command()
 @click.option("--input-dir", multiple=True, help="Folders of papers; other settings come from papertune.toml.")
 @click.option("--model", help="Base model, as for papertune train.")
 def run(input_dir: tuple[str, ...], model: str | None) -> None:
-    """All four steps, each skipped when nothing has changed."""
+    """All four steps, each skipped when nothing has changed, and report.html of them."""
     flags: dict[str, dict[str, Any]] = {name: {} for name in _PIPELINE}
     if input_dir:
         flags["extract"]["input_dir"] = tuple(Path(folder) for folder in input_dir)
     if model:
         flags["train"]["model"] = model
     configs = [_STEPS[name].resolve(flags[name]) for name in _PIPELINE]
-    for config in configs:
+    for config in [*configs, _report_of(*configs)]:
         execute(config)
+
+
+def _report_of(extract: Any, prepare: Any, train: Any, export: Any) -> Config:
+    """The settings of the report on a run with these settings."""
+    folders = {"text_dir": extract.output_dir, "dataset_dir": prepare.output_dir, "lora_dir": train.output_dir, "gguf": (export.gguf_path,)}
+    return _STEPS["report"].resolve({}, defaults=folders)
 
 
 @papertune.command()

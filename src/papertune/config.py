@@ -81,7 +81,7 @@ class ExtractConfig(Config):
     min_length: int = setting(200, "Files shorter than this (characters) are skipped", least=0)
     device: str = setting("cuda", "Inference device for Docling layout models", choices=("cuda", "cpu", "auto"))
     resume: bool = setting(True, "Ignore previous progress and start from scratch", flag="--no-resume")
-    engine: str = setting("auto", "How PDFs are read; auto picks the best that is installed", choices=PDF_ENGINES)
+    engine: str = setting("auto", "How PDFs are read; auto: fast, doubtful pages by Docling or OCR if installed", choices=PDF_ENGINES)
     workers: int = setting(0, "Files read at the same time; 0: one a core", least=0)
     timeout: float = setting(120.0, "Seconds a file may take before the next fallback is tried", above=0)
     memory_limit: int = setting(2048, "MiB of memory a file may take before the next fallback is tried", least=256)
@@ -148,7 +148,17 @@ class TrainConfig(Config):
     patience: int | None = setting(None, "Stop after this many validations without a new best, and keep the best", least=1)
     cooldown: float = setting(0.0, "Seconds to wait after each step, for laptops that get too hot", least=0)
     max_gpu_temp: int | None = setting(None, "Degrees Celsius above which training waits until the GPU is 5 cooler", least=40, most=110)
+    sample_tokens: int = setting(40, "Tokens the model writes after each validation, to see what it has learnt; 0: none", least=0)
+    tensorboard: bool = setting(False, "Also write the curves as TensorBoard files, into the output folder's tensorboard")
     dry_run: bool = setting(False, "Measure a slice of the model, say what training will need and how long it takes, and stop")
+    benchmark: bool = setting(False, "Measure this machine and training on it for up to two minutes, and stop")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanConfig(TrainConfig):
+    """What Step 3 will need on a GPU that need not be here, by arithmetic: nothing is downloaded, loaded or measured."""
+
+    gpu: str = setting("", 'The card, such as "RTX 3070"; empty: the one found, else an RTX 3070')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,6 +260,20 @@ class AnalyzeConfig(Config):
     seed: int = setting(0, "Seed of what is written", least=0)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig(Config):
+    """One page that tells the whole run, from the files that the steps left: report.html."""
+
+    step: ClassVar[str] = "report"
+
+    output: Path = setting(Path("./report.html"), "The page")
+    text_dir: Path = setting(Path("./extracted_text"), "What Step 1 left")
+    dataset_dir: Path = setting(Path("./dataset"), "What Step 2 left")
+    lora_dir: Path = setting(Path("./lora_output"), "What Step 3 left")
+    gguf: tuple[Path, ...] = setting((Path("./scientific-mistral.gguf"),), "GGUF files of Step 4")
+    evaluation_dir: Path = setting(Path("./evaluation"), "What papertune evaluate left")
+
+
 CONFIGS: tuple[type[Config], ...] = (
     ExtractConfig,
     PrepareConfig,
@@ -259,6 +283,7 @@ CONFIGS: tuple[type[Config], ...] = (
     CheckConfig,
     WriteConfig,
     AnalyzeConfig,
+    ReportConfig,
 )
 
 

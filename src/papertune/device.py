@@ -38,11 +38,10 @@ class Machine:
 def look() -> Machine:
     import psutil
 
-    memory = psutil.virtual_memory()
     limit = _cgroup_limit()
-    total = min(memory.total, limit) if limit else memory.total
+    total = min(psutil.virtual_memory().total, limit) if limit else psutil.virtual_memory().total
     system = f"{platform.system()} {platform.machine()}"
-    return Machine(system, platform.python_version(), cores(), total, min(memory.available, total), gpus())
+    return Machine(system, platform.python_version(), cores(), total, memory_free(), gpus())
 
 
 def cores() -> int:
@@ -64,6 +63,15 @@ def gpus() -> tuple[Gpu, ...]:
         return ()
     rows = [[cell.strip() for cell in line.split(",")] for line in answer.splitlines()]
     return tuple(Gpu(r[0], int(r[1]) << 20, int(r[2]) << 20, r[3], r[4]) for r in rows if len(r) == 5 and r[1].isdigit() and r[2].isdigit())
+
+
+def memory_free() -> int:
+    """Bytes that programs may still take without swapping."""
+    import psutil
+
+    available = int(psutil.virtual_memory().available)
+    limit = _cgroup_limit()
+    return min(available, limit) if limit else available
 
 
 def disk_free(path: Path) -> int:

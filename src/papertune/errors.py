@@ -48,6 +48,10 @@ class PapertuneError(Exception):
         self.remedy = _one_line(remedy)
         super().__init__(f"{self.what} {self.remedy}")
 
+    def __reduce__(self) -> tuple[type[PapertuneError], tuple[str, str]]:
+        """So that it passes from one process to another."""
+        return type(self), (self.what, self.remedy)
+
 
 class UsageError(PapertuneError):
     exit_code = ExitCode.USAGE
@@ -163,6 +167,10 @@ class SettingsChanged(StateError):
 
 class TrainingDiverged(StateError):
     id = "training-diverged"
+
+
+class ProcessLost(StateError):
+    id = "process-lost"
 
 
 class RemoteError(PapertuneError):

@@ -25,11 +25,15 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """One unit was finished: ``done`` of the ``total`` last announced. ``figures`` are shown beside the bar, in order."""
+    """One unit was finished: ``done`` of the ``total`` last announced. ``figures`` are shown beside the bar, in order.
+
+    ``left`` is how many seconds the rest will take, where the step knows better than that units take equally long.
+    """
 
     done: int
     label: str = ""
     figures: Mapping[str, str] = field(default_factory=dict)
+    left: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

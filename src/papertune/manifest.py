@@ -18,10 +18,12 @@ work is done again; unchanged work never is. Later items win over earlier ones w
 from __future__ import annotations
 
 import errno
+import gc
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -55,7 +57,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Item], dict[str, bytes]
     header = _parse(lines[0] + b"]}").get("header")
     if not isinstance(header, dict):
         return {}, {}, {}
-    found = _parse(data).get("items")  # all at once is quicker, and keeps one copy of the field names
+    with _collector_off():
+        found = _parse(data).get("items")  # all at once is quicker, and keeps one copy of the field names
     if not isinstance(found, list) or len(found) != len(lines) - 3:  # the header's line, the closing one, and nothing after it
         found = [_parse(line.rstrip(b",")) for line in lines[1:]]
     items, kept = {}, {}
@@ -149,6 +152,20 @@ class Lock:
 
     def release(self) -> None:
         self._file.close()
+
+
+@contextmanager
+def _collector_off() -> Iterator[None]:
+    """Without Python's search for cycles, which would go through a hundred thousand new items again and again: four fifths of the time to read
+    them. They are kept out of later searches too."""
+    on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if on:
+            gc.enable()
 
 
 def _dump(value: Any) -> bytes:

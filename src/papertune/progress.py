@@ -24,18 +24,27 @@ def display() -> Iterator[OnEvent]:
         return
     from rich.console import Console
     from rich.markup import escape
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
+    from rich.text import Text
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"), TimeRemainingColumn())
+    class TimeLeft(TimeRemainingColumn):
+        """As the step says, else by how long the last units took."""
+
+        def render(self, task: Task) -> Text:
+            left = task.fields["left"]
+            return super().render(task) if left is None else Text(duration(left), style="progress.remaining")
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"), TimeLeft())
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("", total=None, figures="", visible=False)
+        task = progress.add_task("", total=None, figures="", left=None, visible=False)
 
         def sink(event: Event) -> None:
             match event:
                 case Started(title, total, _, done):
-                    progress.reset(task, description=escape(title), total=total, completed=done, visible=True, figures="")
-                case Unit(done, _, figures):
-                    progress.update(task, completed=done, figures=escape("  ".join(f"{name} {figure}" for name, figure in figures.items())))
+                    progress.reset(task, description=escape(title), total=total, completed=done, visible=True, figures="", left=None)
+                case Unit(done, _, figures, left):
+                    shown = escape("  ".join(f"{name} {figure}" for name, figure in figures.items()))
+                    progress.update(task, completed=done, figures=shown, left=left)
                 case Notice(text, level):
                     progress.console.print(escape(text), style="yellow" if level == "warning" else None, highlight=False)
 
@@ -55,22 +64,23 @@ class PlainLines:
                 self._started, self._since, self._told = event, self._clock(), self._clock()
                 of = f": {done} of {total} {unit} done" if done else f": {total} {_plural(unit, total)}" if total is not None else ""
                 self._write(f"{title}{of}\n")
-            case Unit(done, _, figures):
+            case Unit(done, _, figures, left):
                 now = self._clock()
                 if now - self._told >= _EVERY or done == self._started.total:
                     self._told = now
                     total = self._started.total
                     parts = [f"{done} of {total or '?'} {_plural(self._started.unit, total)}"]
                     parts += [f"{name} {figure}" for name, figure in figures.items()]
-                    self._write(f"  {', '.join(parts)}{self._left(done, now)}\n")
+                    self._write(f"  {', '.join(parts)}{self._left(done, now, left)}\n")
             case Notice(text, level):
                 self._write(f"{'Warning: ' if level == 'warning' else ''}{text}\n")
 
-    def _left(self, done: int, now: float) -> str:
+    def _left(self, done: int, now: float, told: float | None) -> str:
         here = done - self._started.done
         if not self._started.total or here <= 0 or done >= self._started.total:
             return ""
-        return f", about {duration((now - self._since) / here * (self._started.total - done))} left"
+        seconds = (now - self._since) / here * (self._started.total - done) if told is None else told
+        return f", about {duration(seconds)} left"
 
 
 def _plural(unit: str, count: int | None) -> str:

@@ -52,7 +52,7 @@ def section(title: str, before: Sections, headings: tuple[str, ...], written: st
     head = MISTRAL.opening(title)
     end = MISTRAL.opening("", headings[:1])
     below = MISTRAL.opening("", headings).removeprefix(end)
-    left = room - count(head) - count(end) - count(below)
+    left = room - count(head) - count(end) - (count("\n\n" + below) if below else 0)
     end += tail(written, left, count)
     if below:
         end = end.rstrip() + "\n\n" + below

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -53,13 +53,18 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One paper as read. ``engine`` is the backend that read it; ``pages`` is 0 when the format has none."""
+    """One paper as read. ``engine`` is the backend that read it; ``pages`` is 0 when the format has none.
+
+    ``unread`` are pages that show text which is not in ``blocks``, ``unsure`` those whose blocks may not be what they are taken for.
+    """
 
     source: str
     sha256: str
     engine: str
     pages: int
     blocks: tuple[Block, ...]
+    unread: tuple[int, ...] = ()
+    unsure: tuple[int, ...] = ()
 
     def running_text(self) -> str:
         """Title, headings and paragraphs as light Markdown, blocks parted by a blank line."""
@@ -67,7 +72,12 @@ class Document:
         return "\n\n".join(parts) + "\n" if parts else ""
 
     def to_json(self) -> str:
-        return json.dumps({"version": 1, **asdict(self)}, ensure_ascii=False, separators=(",", ":"))
+        blocks = [
+            {"kind": b.kind, "text": b.text, "places": [{"page": p.page, "box": p.box} for p in b.places], "level": b.level} for b in self.blocks
+        ]
+        head = {"version": 1, "source": self.source, "sha256": self.sha256, "engine": self.engine, "pages": self.pages}
+        doubts = {name: pages for name, pages in (("unread", self.unread), ("unsure", self.unsure)) if pages}
+        return _COMPACT.encode({**head, **doubts, "blocks": blocks})
 
     @classmethod
     def from_json(cls, text: str) -> Document:
@@ -77,7 +87,8 @@ class Document:
             Block(b["kind"], b["text"], tuple(Place(p["page"], tuple(p["box"]) if p["box"] else None) for p in b["places"]), b["level"])
             for b in raw["blocks"]
         )
-        return cls(raw["source"], raw["sha256"], raw["engine"], raw["pages"], blocks)
+        doubts = tuple(raw.get("unread", ())), tuple(raw.get("unsure", ()))
+        return cls(raw["source"], raw["sha256"], raw["engine"], raw["pages"], blocks, *doubts)
 
 
 def markdown(block: Block) -> str:

@@ -49,6 +49,7 @@ class Sampler:
         scores = scores[tokens] - scores[tokens[0]]
         together = np.cumsum(np.exp(scores))
         kept = 1 + int(np.searchsorted(together, self._sampling.top_p * together[-1]))
-        together = np.cumsum(np.exp(scores[:kept] / self._sampling.temperature))
+        with np.errstate(over="ignore"):  # near 0 all but the likeliest fall to minus infinity, as they should
+            together = np.cumsum(np.exp(scores[:kept] / self._sampling.temperature))
         drawn = int(np.searchsorted(together, self._random.random() * together[-1], side="right"))
         return int(tokens[min(drawn, kept - 1)])  # the product may round up to the whole

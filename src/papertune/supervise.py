@@ -31,6 +31,7 @@ Status = Literal["ok", "raised", "timeout", "memory", "killed"]
 
 _POLL = 0.05  # seconds between looks at memory and clocks
 _START = 120.0  # seconds a process may take to come up: imports on a cold, busy disk
+_REAP = 5.0  # seconds to wait for a killed process: one that waits for a broken disk cannot die, and must not hold up the others
 _STARTS = 3  # processes in a row that may fail to come up before the run is stopped
 
 
@@ -193,7 +194,7 @@ class _Slot(Generic[Task]):
     def kill(self) -> None:
         self.alive = False
         self.process.kill()
-        self.process.join()
+        self.process.join(_REAP)
         self.pipe.close()
 
     def epitaph(self) -> str:

@@ -16,6 +16,7 @@ from papertune.dataset.stage import run
 from papertune.events import Event, Unit
 from tests.papers import write_papers
 
+GENERAL = ".general.txt"  # hidden, so that it is no paper
 CHILD = """
 import sys
 from pathlib import Path
@@ -27,7 +28,8 @@ if __name__ == "__main__":
     preparing._BATCH = 1 << 15
     preparing._SMALL = 0 if sys.argv[3] != "1" else 1 << 40
     print("up", flush=True)
-    stage.run(PrepareConfig(input_dir=Path(sys.argv[1]), output_dir=Path(sys.argv[2]), workers=int(sys.argv[3])))
+    papers, out, workers = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+    stage.run(PrepareConfig(input_dir=papers, output_dir=out, workers=workers, replay=papers / ".general.txt"))
 """
 
 
@@ -35,6 +37,7 @@ if __name__ == "__main__":
 def papers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("text")
     write_papers(folder, count=24, seed=2)
+    (folder / GENERAL).write_text("\n\x1e\n".join(f"The tram to town {k} leaves at {k}. The paper is read on it. " * 9 for k in range(30)))
     return folder
 
 
@@ -46,7 +49,7 @@ def whole(papers: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, b
 
 
 def prepare(papers: Path, out: Path) -> None:
-    run(PrepareConfig(input_dir=papers, output_dir=out))
+    run(PrepareConfig(input_dir=papers, output_dir=out, replay=papers / GENERAL))
 
 
 def files(out: Path) -> dict[str, bytes]:
@@ -102,6 +105,6 @@ def test_stopped_between_two_papers(tmp_path: Path, papers: Path, whole: dict[st
             raise Stopped
 
     with pytest.raises(Stopped):
-        run(PrepareConfig(input_dir=papers, output_dir=tmp_path), on_event=stop)
+        run(PrepareConfig(input_dir=papers, output_dir=tmp_path, replay=papers / GENERAL), on_event=stop)
     prepare(papers, tmp_path)
     assert files(tmp_path) == whole

@@ -83,18 +83,6 @@ def test_a_file_that_defeats_every_backend_ends_in_the_first_ones_state(pdfs: Pa
     assert extract(pdfs).fresh
 
 
-def test_time_is_lost_only_where_a_limit_was_hit(pdfs: Path) -> None:
-    """Beside a run in which the same files die at once, which starts as many processes anew."""
-    seconds = {}
-    for how, limit in (("segfault", 60.0), ("ignore-sigterm", 4.0)):
-        for number in range(4):
-            (pdfs / f"bad{number}.pdf").write_bytes(bad_paper(how, 10 + number))
-        begin = time.monotonic()
-        assert extract(pdfs, timeout=limit, output_dir=pdfs.parent / how).states == {"ok": 6}
-        seconds[how] = time.monotonic() - begin
-    assert seconds["ignore-sigterm"] < 1.1 * 4 * 4.0 / 2 + 2 * seconds["segfault"]  # the limits hit, by two workers
-
-
 def start(folder: Path) -> subprocess.Popen[bytes]:
     (folder / "run.py").write_text(RUN)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -57,9 +56,9 @@ def test_light_files_end_as_promised(tmp_path: Path) -> None:
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes, and names that Windows has not")
 def test_the_whole_corpus_beside_crashing_backends_and_odd_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also measures: wall time within the sum of the limits hit over the workers, + 10 %, + what the good files take alone."""
+    """How long it takes is measured by ``benchmarks/bench_hostile.py``."""
     monkeypatch.setitem(backend.BACKENDS, "fast", MAKER)
-    folder, limit, workers = tmp_path / "hostile", 20.0, 2
+    folder, limit = tmp_path / "hostile", 20.0
     hostile.write_corpus(folder)
     for number, how in enumerate(["segfault", "abort", "kill", "exit-silently", "hang", "ignore-sigterm", "eat-memory", "raise"]):
         (folder / f"{how}.pdf").write_bytes(bad_paper(how, 200 + number))
@@ -71,22 +70,15 @@ def test_the_whole_corpus_beside_crashing_backends_and_odd_names(tmp_path: Path,
     good.mkdir()
     for name in states_to_be_ok():
         (good / name).write_bytes((folder / name).read_bytes())
-    begin = time.monotonic()
     extract(good, tmp_path / "good-out", timeout=limit)
-    alone = time.monotonic() - begin
-
-    begin = time.monotonic()
     report = extract(folder, tmp_path / "out", timeout=limit)
-    wall = time.monotonic() - begin
     items = read_manifest(tmp_path / "out" / ".resume.json")[1].values()
-    hit = sum(limit for item in items for _, state, _ in item.get("failures", []) if state == "limit_time")
-    print(f"{len(items)} files, {dict(report.states)}; wall {wall:.1f} s, limits hit {hit:.0f} s, the good files alone {alone:.1f} s")
 
+    assert report.states.total() == len(items) == len(list(folder.iterdir())) - 1  # the loop of links is no file
     assert broken_promises(tmp_path / "out", set(hostile.CORPUS)) == {}
     assert [item["state"] for item in items if item["key"].endswith(("segfault.pdf", "hang.pdf", "eat-memory.pdf"))] == ["ok"] * 3
     for path in (tmp_path / "good-out").glob("*.txt"):
         assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
-    assert wall <= 1.1 * (hit / workers) + alone + limit
     assert [child for child in psutil.Process().children() if child.status() == psutil.STATUS_ZOMBIE] == []
     assert not list((tmp_path / "out").glob("*.part"))
 

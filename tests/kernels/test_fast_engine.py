@@ -209,6 +209,32 @@ def test_ten_steps_follow_the_reference(model: Base) -> None:
     assert float(engines[0].measure(batch())) == pytest.approx(float(engines[1].measure(batch())), rel=1e-5)
 
 
+def test_all_weights_step_at_once_with_the_same_bits_and_the_same_checkpoints(model: Base) -> None:
+    """Rank 128 makes every matrix large enough for state in 8 bits."""
+    results, states = [], []
+    for flat in (False, True):
+        engine = fast_engine(model, rank=128)
+        optimizer = Optimizer(engine.parameters, half=False, flat=engine.flat if flat else None)
+        for _ in range(3):
+            engine.accumulate(batch(), SCALE, 0)
+            assert optimizer.clip() > 0
+            optimizer.step(5e-3)
+        results.append(engine.adapter())
+        states.append(optimizer.state())
+    (each, rest), (whole, rest_of_whole) = states
+    assert {tensor.dtype for name, tensor in each.items() if "state" in name} == {torch.uint8}
+    assert rest == rest_of_whole
+    assert each.keys() == whole.keys()
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in each.items())
+    assert all((value == results[1][name]).all() for name, value in results[0].items())
+    for state in states:  # either goes on from the other's checkpoint
+        engine = fast_engine(model, rank=128)
+        optimizer = Optimizer(engine.parameters, half=False, flat=engine.flat)
+        optimizer.load_state({name: tensor.clone() for name, tensor in state[0].items()}, state[1])
+        again, _ = optimizer.state()
+        assert all(torch.equal(tensor, again[name]) for name, tensor in each.items())
+
+
 def test_gradients_start_at_zero_after_the_optimiser_dropped_them(model: Base, exact: ReferenceEngine) -> None:
     engine = fast_engine(model)
     engine.accumulate(batch()[:2], SCALE, 0)
@@ -216,6 +242,22 @@ def test_gradients_start_at_zero_after_the_optimiser_dropped_them(model: Base, e
         parameter.grad = None
     engine.accumulate(batch(), SCALE, 0)
     assert_same_gradients(engine, exact)
+
+
+def test_the_likeliest_token_is_that_of_the_reference(model: Base) -> None:
+    ours, theirs = fast_engine(model, dropout=0.3), reference_engine(model)
+    theirs.load_adapter(ours.adapter())
+    for item in batch():
+        assert ours.next_token(item.ids) == theirs.next_token(item.ids)
+
+
+def test_a_process_without_work_has_a_gradient_of_zeros(model: Base) -> None:
+    for engine in (fast_engine(model), reference_engine(model)):
+        engine.accumulate(batch(), SCALE, 0)
+        for parameter in engine.parameters.values():
+            parameter.grad = None
+        assert all(not gradient.any() for gradient in engine.gradients())
+        assert all(parameter.grad is not None for parameter in engine.parameters.values())
 
 
 class _TwoPlans:
@@ -231,7 +273,7 @@ class _TwoPlans:
 def test_dropout_does_not_change_with_how_a_step_is_cut(model: Base) -> None:
     whole, cut = fast_engine(model, dropout=0.3), fast_engine(model, dropout=0.3)
     loss = whole.accumulate(batch(), SCALE, 7)
-    losses = [cut.accumulate(batch()[:1], SCALE, 7), cut.accumulate(batch()[1:], SCALE, 7, first=1)]
+    losses = [cut.accumulate(batch()[:1], SCALE, 7), cut.accumulate(batch()[1:], SCALE, 7, range(1, len(batch())))]
     torch.testing.assert_close(sum(losses), loss, rtol=1e-5, atol=0)
     assert_same_gradients(cut, whole)
 

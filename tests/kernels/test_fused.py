@@ -42,7 +42,7 @@ def _seed() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize(("rows", "columns"), [(16, 64), (3, 192), (130, 128)])
+@pytest.mark.parametrize(("rows", "columns"), [(16, 64), (3, 192), (130, 128), (2, 4160)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_dequantize_gives_the_same_bits(rows: int, columns: int, dtype: torch.dtype) -> None:
     blocks = rows * columns // 64
@@ -55,6 +55,13 @@ def test_dequantize_gives_the_same_bits(rows: int, columns: int, dtype: torch.dt
     fused.dequantize(weight, ours)
     reference.dequantize(weight, theirs)
     assert torch.equal(ours, theirs)
+    for wider_by, higher_by in ((0, 0), (24, 24), (16, 0)):
+        b, a = torch.rand(rows, wider_by).to(dtype), torch.rand(higher_by, columns).to(dtype)
+        ours = torch.full((rows + higher_by, columns + wider_by), 7.0, dtype=dtype)
+        theirs = ours.clone()
+        fused.join(weight, b, a, ours)
+        reference.join(weight, b, a, theirs)
+        assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize(("tokens", "width"), SHAPES)
@@ -71,7 +78,7 @@ def test_rms_norm(tokens: int, width: int, added: bool) -> None:
 
 @pytest.mark.parametrize(("tokens", "width"), SHAPES)
 def test_rms_norm_backward(tokens: int, width: int) -> None:
-    z, weight, total = torch.randn(tokens, width), torch.randn(width), torch.randn(tokens, width)
+    z, weight, total = torch.randn(tokens, width), torch.randn(width), wider(tokens, width).copy_(torch.randn(tokens, width))
     dy = wider(tokens, width).copy_(torch.randn(tokens, width))
     _, r = reference.rms_norm(z, weight, EPS, torch.empty_like(z), None)
     wanted, normed = total.clone(), dy.clone()
@@ -103,12 +110,12 @@ def test_put_heads(heads: int, size: int, turn: bool) -> None:
 
 @pytest.mark.parametrize(("tokens", "width"), SHAPES)
 def test_swiglu_and_its_backward(tokens: int, width: int) -> None:
-    gate_up = torch.randn(tokens, 2 * width)
+    gate_up = wider(tokens, 2 * width).copy_(torch.randn(tokens, 2 * width))
     ours, theirs = wider(tokens, width), torch.empty(tokens, width)
     fused.swiglu(gate_up, ours)
     reference.swiglu(gate_up, theirs)
     close(ours, theirs)
-    d, wanted = wider(tokens, width).copy_(torch.randn(tokens, width)), gate_up.clone()
+    d, wanted = wider(tokens, width).copy_(torch.randn(tokens, width)), wider(tokens, 2 * width).copy_(gate_up)
     reference.swiglu_backward(d.clone(), wanted)
     fused.swiglu_backward(d, gate_up)
     close(gate_up, wanted)

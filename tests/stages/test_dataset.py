@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -162,6 +163,18 @@ def test_the_bytes_do_not_depend_on_the_workers(papers: Path, dataset: Path, tmp
         assert (tmp_path / name).read_bytes() == (dataset / name).read_bytes()
 
 
+def test_long_form_keeps_sections_whole_and_tells_what_it_takes(papers: Path, dataset: Path, tmp_path: Path) -> None:
+    said: list[object] = []
+    run(PrepareConfig(input_dir=papers, output_dir=tmp_path / "short", max_tokens=2048), on_event=said.append)
+    assert any(isinstance(e, Notice) and "--chunk-size 8192" in e.text for e in said)
+    report = prepare(papers, tmp_path / "long", max_tokens=2048, chunk_size=8192)
+    assert report.next_command == "papertune train --max-seq-len 2048"
+    whole = [e.end and not e.prompt.endswith(prompts.GAP) for e in running_text(examples(tmp_path / "long"))]
+    short = [e.end and not e.prompt.endswith(prompts.GAP) for e in running_text(examples(dataset))]
+    assert sum(whole) == len(whole) > 0
+    assert sum(short) < len(short)
+
+
 def test_another_seed_is_another_split(papers: Path, dataset: Path, tmp_path: Path) -> None:
     prepare(papers, tmp_path, seed=1)
     assert {e.paper for e in examples(tmp_path, "val.jsonl")} != {e.paper for e in examples(dataset, "val.jsonl")}
@@ -210,6 +223,10 @@ def test_the_manifest_leads_back_to_the_papers(papers: Path, dataset: Path) -> N
     whole = list(items.values())[-1]
     assert set(whole["files"]) == {"train.jsonl", "val.jsonl"}
     assert {path.stem for path in papers.glob("*.txt")} < set(items)
+    for figures in whole["files"].values():
+        assert sum(figures["lengths"]) == figures["examples"]
+        middles = sum(count * (16 * k + 7.5) for k, count in enumerate(figures["lengths"]))
+        assert figures["tokens"] == pytest.approx(middles, abs=8 * figures["examples"])
 
 
 def test_pages_and_source_come_from_the_sidecar(tmp_path: Path) -> None:
@@ -289,6 +306,24 @@ def test_what_is_left_out_is_counted_by_reason(tmp_path: Path) -> None:
     assert "reference lists" in page
     assert "reference lists" in card
     assert "http" not in page.replace("http-equiv", "")
+
+
+def test_the_pages_hold_no_markup_of_the_papers_and_fetch_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "text"
+    write_papers(folder, count=3, seed=7)
+    text = (folder / "paper-00.txt").read_text()
+    hostile = "<script>alert(1)</script> | [x](http://a.b) `code` <img src=//a.b/c>"
+    (folder / "a|<b>[c]`.txt").write_text(f"# {hostile}\n\n" + text.split("\n\n", 1)[1].replace(". ", f". {hostile} "))
+    prepare(folder, tmp_path, val_ratio=0.5, replay=general_file(tmp_path, GENERAL))
+    page, card = (tmp_path / "report.html").read_text(), (tmp_path / "dataset_card.md").read_text()
+    markup = re.sub(r"<(/?)(html|body|meta|title|style|h[1-3]|table|t[rdh]|p|pre|span|svg|rect|text)\b[^<>]*>|<!doctype html>", "", page)
+    assert "<" not in markup
+    assert "default-src 'none'" in page
+    assert not re.findall(r"<[^>]*(?:src|href)=", page)
+    assert "<" not in card
+    assert all(line.count(" | ") in (1, 2, 3) for line in card.splitlines() if line.startswith("| "))
+    assert "General text" in page
+    assert "general.txt" in card
 
 
 def test_every_paper_is_reported_as_it_is_finished(papers: Path, tmp_path: Path) -> None:

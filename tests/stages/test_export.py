@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -15,9 +16,10 @@ from sentencepiece import SentencePieceProcessor
 from papertune.adapter import open_adapter
 from papertune.base import open_base, open_folder
 from papertune.config import QUANTS, ExportConfig
-from papertune.errors import BadAdapter, BadExport, BadGguf, BadModel, BadValue, Busy, CannotWrite, DiskFull, UnsupportedModel
+from papertune.errors import BadAdapter, BadExport, BadGguf, BadModel, BadValue, Busy, CannotWrite, DiskFull, OutOfMemory, UnsupportedModel
 from papertune.events import Event, Notice, Started, Unit
 from papertune.export.gguf import read_head
+from papertune.export.room import SPARE
 from papertune.export.stage import run
 from papertune.files import sha256_of
 from papertune.tokenizer import open_tokenizer
@@ -42,8 +44,32 @@ def test_the_specs_defaults_give_the_files_and_the_command_it_names(config: Call
     assert report.next_command == "ollama create scientific-mistral -f Modelfile"
     assert report.written == [Path("scientific-mistral.gguf"), Path("Modelfile")]
     assert Path("Modelfile").read_text().startswith("FROM ./scientific-mistral.gguf\n")
-    assert sorted(path.name for path in Path().iterdir()) == ["Modelfile", "scientific-mistral.gguf"]
+    assert sorted(path.name for path in Path().iterdir()) == ["Modelfile", "scientific-mistral.gguf", "scientific-mistral.gguf.json"]
     assert dict(report.summary)["sha256"] == sha256_of(Path("scientific-mistral.gguf"))
+
+
+def test_what_the_file_cannot_say_of_itself_is_recorded_beside_it(config: Callable[..., ExportConfig]) -> None:
+    path, record = Path("scientific-mistral.gguf"), Path("scientific-mistral.gguf.json")
+    run(config())
+    first = json.loads(record.read_text())
+    head = path.read_bytes()[: read_head(path).data_start]
+    assert first == {
+        "version": 1, "head": hashlib.sha256(head).hexdigest(), "size": path.stat().st_size, "sha256": sha256_of(path), "verified": None,
+    }  # fmt: skip
+    run(config(quant="Q8_0", verify=True))
+    verified = json.loads(record.read_text())["verified"]
+    assert verified["gguf_bits"] == pytest.approx(verified["model_bits"], abs=0.1)
+    assert verified["tokens"] > 0
+    assert 0 < verified["agreement"] <= 1
+
+
+def test_a_gguf_names_the_data_it_was_trained_on(config: Callable[..., ExportConfig], tmp_path: Path) -> None:
+    base = open_base("tiny")
+    trained = {"run": {"model": base.fingerprint(), "train_data": "a" * 64, "val_data": "b" * 64}}
+    run(config(lora_path=random_adapter(base, tmp_path / "trained", provenance=trained)))
+    metadata = read_head(Path("scientific-mistral.gguf")).metadata
+    assert metadata["papertune.dataset.train.sha256"] == "a" * 64
+    assert metadata["papertune.dataset.val.sha256"] == "b" * 64
 
 
 def test_names_and_folders_may_be_chosen(config: Callable[..., ExportConfig]) -> None:
@@ -248,7 +274,9 @@ def test_a_model_without_sentencepiece_is_refused(config: Callable[..., ExportCo
     adapter = _folder_of(open_base("tiny").folder, tmp_path / "model", lora, {})
     (tmp_path / "model" / "tokenizer.model").rename(tmp_path / "model" / "tokenizer.json")
     with pytest.raises(UnsupportedModel, match=r"tokenizer\.model"):
-        run(config(lora_path=adapter))
+        run(config(lora_path=adapter, keep_merged=True, lora_gguf=Path("lora.gguf"), imatrix="auto"))
+    assert not list(Path().glob("*.gguf*"))
+    assert not Path("merged_model").exists()
 
 
 def test_a_base_cut_off_or_not_finite_is_found(config: Callable[..., ExportConfig], tmp_path: Path, lora: Path) -> None:
@@ -265,12 +293,41 @@ def test_a_base_cut_off_or_not_finite_is_found(config: Callable[..., ExportConfi
 
 
 def test_no_room_on_the_disk_is_told_before_the_first_byte(config: Callable[..., ExportConfig], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("papertune.export.convert.disk_free", lambda _: 1 << 20)
+    monkeypatch.setattr("papertune.export.room.disk_free", lambda _: 1 << 20)
     with pytest.raises(DiskFull, match=r"The GGUF file at scientific-mistral\.gguf needs 0\.0 GiB; 0\.0 GiB are free"):
         run(config())
     with pytest.raises(DiskFull, match="The merged model"):
         run(config(keep_merged=True))
     assert not list(Path().iterdir())
+
+
+def test_the_merged_model_and_the_gguf_must_both_fit_before_either_is_written(
+    config: Callable[..., ExportConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(config(keep_merged=True))
+    merged, gguf = Path("merged_model/model.safetensors").stat().st_size, Path("scientific-mistral.gguf").stat().st_size
+    shutil.rmtree("merged_model")
+    for name in ("scientific-mistral.gguf", "scientific-mistral.gguf.json"):
+        Path(name).unlink()
+    monkeypatch.setattr("papertune.export.room.disk_free", lambda _: SPARE + max(merged, gguf) + min(merged, gguf) // 2)
+    with pytest.raises(DiskFull, match="The merged model"):
+        run(config(keep_merged=True))
+    assert [path.name for path in Path().iterdir()] == ["Modelfile"]
+    run(config())
+
+
+def test_no_room_in_memory_is_told_before_the_first_byte(config: Callable[..., ExportConfig], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("papertune.export.room.memory_free", lambda: 200 << 20)
+    with pytest.raises(OutOfMemory, match=r"needs 0\.3 GiB of memory; 0\.2 GiB are free") as caught:
+        run(config(keep_merged=True))
+    assert caught.value.remedy == "Close other programs."
+    assert not list(Path().iterdir())
+    with monkeypatch.context() as roomy:
+        roomy.setattr("papertune.export.room.memory_free", lambda: 1 << 30)
+        run(config())
+    assert run(config()).fresh  # nothing to do needs no memory
+    with pytest.raises(OutOfMemory):
+        run(config(ollama_name="other"))
 
 
 def test_a_run_stopped_between_tensors_goes_on_there(config: Callable[..., ExportConfig]) -> None:
@@ -291,7 +348,7 @@ def test_a_run_stopped_between_tensors_goes_on_there(config: Callable[..., Expor
     run(config(), on_event=events.append)
     assert next(event for event in events if isinstance(event, Started)).done == 9
     assert sha256_of(Path("scientific-mistral.gguf")) == sha256_of(Path("whole/scientific-mistral.gguf"))
-    assert sorted(path.name for path in Path().iterdir()) == ["Modelfile", "scientific-mistral.gguf", "whole"]
+    assert sorted(path.name for path in Path().iterdir()) == ["Modelfile", "scientific-mistral.gguf", "scientific-mistral.gguf.json", "whole"]
 
 
 def test_a_part_that_was_tampered_with_is_not_trusted(config: Callable[..., ExportConfig]) -> None:
@@ -432,6 +489,16 @@ def test_a_gguf_that_does_not_write_like_the_model_is_not_named(config: Callable
     assert not Path("scientific-mistral.gguf").exists()
     assert "Verified" in dict(run(config(quant="Q8_0", verify=True)).summary)
     assert "Verified" not in dict(run(config(quant="Q6_K")).summary)
+
+
+def test_an_adapter_of_another_base_is_found_by_what_it_does_to_the_text(config: Callable[..., ExportConfig], tmp_path: Path) -> None:
+    base = open_base("tiny")
+    foreign = random_adapter(base, tmp_path / "foreign", size=30)  # fits by its shapes, and says nothing of where it comes from
+    with pytest.raises(BadAdapter, match=r"The adapter spoils tiny: .* without it"):
+        run(config(lora_path=foreign, verify=True))
+    assert not Path("scientific-mistral.gguf").exists()
+    run(config(lora_path=random_adapter(base, tmp_path / "ours", size=30, provenance={"run": {"model": base.fingerprint()}}), verify=True))
+    assert Path("scientific-mistral.gguf").exists()
 
 
 def test_an_importance_matrix_is_made_kept_and_read(config: Callable[..., ExportConfig]) -> None:

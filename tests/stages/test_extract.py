@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -9,16 +10,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pypdf import PdfWriter
 
 from papertune.config import ExtractConfig
 from papertune.errors import BadValue, FolderMissing, MissingLibrary, MissingWeights, NoInputFiles, NothingExtracted
 from papertune.events import Event, Notice, Report, Unit, ignore
 from papertune.extract import backend, engines
 from papertune.extract.stage import run
-from papertune.manifest import read_manifest
+from papertune.manifest import Manifest, read_manifest
 from papertune.records import Document
 from tests import hostile
-from tests.misbehaving import MAKER, bad_paper
+from tests.misbehaving import MAKER, NO_BACKEND, bad_paper
 
 ENGINE = "fast"
 Extract = Callable[..., Report]
@@ -183,6 +185,14 @@ def test_a_file_that_changes_while_it_is_read_is_read_in_the_next_run(pdfs: Path
     assert extract().states == {"ok": 2}
 
 
+def test_a_file_that_vanishes_while_it_is_read_is_no_trouble(pdfs: Path, extract: Extract, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(backend.BACKENDS, "fast", MAKER)
+    (pdfs / "gone.pdf").write_bytes(bad_paper("vanish", 1))
+    (pdfs / "still.pdf").write_bytes(hostile.paper(2))
+    assert extract().states == {"unreadable": 1, "ok": 1}
+    assert extract().states == {"ok": 1}
+
+
 def test_the_log_has_every_file_and_what_workers_print(pdfs: Path, out: Path, extract: Extract, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(backend.BACKENDS, "fast", MAKER)
     (pdfs / "a.pdf").write_bytes(bad_paper("chatter", 1))
@@ -225,16 +235,94 @@ def test_docling_asked_for_without_weights_names_the_command(pdfs: Path, extract
         extract(engine="docling", docling_models=tmp_path)
 
 
-def test_auto_without_a_gpu_reads_with_fast_and_says_so(pdfs: Path, extract: Extract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("docling")
-    (pdfs / "a.pdf").write_bytes(hostile.paper(1))
-    weights = tmp_path / "docling-project--docling-layout-heron" / "model.safetensors"
-    weights.parent.mkdir()
-    weights.touch()
+@pytest.fixture
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that passes for one with Docling's weights, on a machine without a GPU, and one who passes for Docling."""
+    monkeypatch.setitem(backend.BACKENDS, "docling", NO_BACKEND)
+    monkeypatch.setitem(backend.BACKENDS, "second-look", ("tests.misbehaving:open_second_look", ()))
     monkeypatch.setattr(engines, "gpus", lambda: ())
-    [notice] = notices(extract, engine="auto", device="cuda", docling_models=tmp_path)
+    weights = tmp_path / "models" / "docling-project--docling-layout-heron" / "model.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.touch()
+    return tmp_path / "models"
+
+
+def test_auto_gives_doubtful_pages_to_docling_and_keeps_the_others(
+    pdfs: Path, out: Path, extract: Extract, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(backend.BACKENDS, "ocr", ("tests.misbehaving:open_recogniser", ("no_such_library",)))
+    (pdfs / "clear.pdf").write_bytes(hostile.paper(1))
+    (pdfs / "odd.pdf").write_bytes(hostile.pdf(hostile.PROSE, hostile.scattered(1), f"Behind it. {hostile.PROSE}"))
+    assert extract(engine="auto", docling_models=models).states == {"ok": 2}
+    text = (out / "odd.txt").read_text()
+    assert text == f"## 1 Introduction\n\n{hostile.PROSE}\n\nSeen by Docling on page 2.\n\nBehind it. {hostile.PROSE}\n"
+    engines_of = {name: Document.from_json((out / f"{name}.blocks.json").read_text()).engine for name in ("clear", "odd")}
+    assert engines_of == {"clear": "fast", "odd": "fast+docling"}
+    assert "of doubtful layout: [2]" in (out / "extract.log").read_text()
+    assert extract(engine="auto", docling_models=models).fresh
+    assert extract(engine="fast", output_dir=tmp_path / "fast").states == {"ok": 2}
+    assert Document.from_json((tmp_path / "fast" / "odd.blocks.json").read_text()).engine == "fast"
+
+
+def test_a_second_look_that_fails_leaves_the_first_one(pdfs: Path, out: Path, extract: Extract, models: Path, tmp_path: Path) -> None:
+    (pdfs / "odd.pdf").write_bytes(hostile.pdf(hostile.PROSE, hostile.scattered(1)) + b"%misbehave: segfault\n")
+    extract(engine="auto", docling_models=models)
+    [item] = read_manifest(out / ".resume.json")[1].values()
+    assert (item["state"], item["engine"], [failure[:2] for failure in item["failures"]]) == ("ok", "fast", [["second-look", "crash"]])
+    extract(engine="fast", output_dir=tmp_path / "fast")
+    assert outputs(out) == outputs(tmp_path / "fast")
+
+
+def test_doubtful_files_alone_are_read_again_once_docling_is_there(pdfs: Path, out: Path, extract: Extract, models: Path, tmp_path: Path) -> None:
+    (pdfs / "clear.pdf").write_bytes(hostile.paper(1))
+    (pdfs / "odd.pdf").write_bytes(hostile.pdf(hostile.PROSE, hostile.scattered(1), hostile.PROSE))
+    extract(engine="auto", docling_models=tmp_path)
+    document = Document.from_json((out / "odd.blocks.json").read_text())
+    assert (document.engine, document.unsure, document.unread) == ("fast", (2,), ())
+    assert extract(engine="auto", docling_models=tmp_path).fresh
+    assert extract(engine="auto", docling_models=models).written == [out / "odd.txt"]
+    document = Document.from_json((out / "odd.blocks.json").read_text())
+    assert (document.engine, document.unsure) == ("fast+docling", ())
+    assert extract(engine="auto", docling_models=models).fresh
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_run_stopped_before_the_second_look_goes_on_with_it(killed: bool, pdfs: Path, out: Path, extract: Extract, models: Path) -> None:
+    (pdfs / "clear.pdf").write_bytes(hostile.paper(1))
+    (pdfs / "odd.pdf").write_bytes(hostile.pdf(hostile.PROSE, hostile.scattered(1), hostile.PROSE))
+
+    def stop(event: Event) -> None:
+        if isinstance(event, Unit):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        extract(engine="auto", docling_models=models, workers=1, on_event=stop)
+    assert states(out) == {"clear.pdf": "ok", "odd.pdf": "waiting"}
+    if killed:  # as if the end had come in the midst of it
+        with Manifest(out / ".resume.json", {}) as manifest:
+            [item] = [item for item in manifest.items.values() if item["state"] == "waiting"]
+            manifest.record(**{**item, "state": "started"})
+    extract(engine="auto", docling_models=models)
+    assert "Seen by Docling on page 2." in (out / "odd.txt").read_text()
+    assert (out / "extract.log").read_text().count("odd.pdf: fast is not sure of it") == 1
+
+
+def test_auto_recognises_the_scanned_pages_among_others(pdfs: Path, out: Path, extract: Extract, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(backend.BACKENDS, "ocr", ("tests.misbehaving:open_recogniser", ()))
+    monkeypatch.setitem(backend.BACKENDS, "second-look", ("tests.misbehaving:open_second_look", ()))
+    (pdfs / "mixed.pdf").write_bytes(hostile.with_scanned_page())
+    assert extract(engine="auto").states == {"ok": 1}
+    document = Document.from_json((out / "mixed.blocks.json").read_text())
+    assert document.engine == "fast+ocr"
+    text = " ".join(block.text for block in document.blocks)
+    assert 0 <= text.index("The willow") < text.index("Recognised on page 2.") < text.index("Behind the picture.")
+
+
+def test_auto_without_a_gpu_reads_doubtful_pages_on_the_cpu_and_says_so(pdfs: Path, extract: Extract, models: Path) -> None:
+    (pdfs / "a.pdf").write_bytes(hostile.paper(1))
+    [notice] = notices(extract, engine="auto", device="cuda", docling_models=models)
     assert notice.startswith("No CUDA device")
-    assert notices(extract, engine="auto", device="cpu", docling_models=tmp_path) == []
+    assert notices(extract, engine="auto", device="cpu", docling_models=models) == []
 
 
 def test_files_of_a_state_are_read_again_when_asked_for(pdfs: Path, out: Path, extract: Extract) -> None:
@@ -250,8 +338,9 @@ def test_files_of_a_state_are_read_again_when_asked_for(pdfs: Path, out: Path, e
 
 
 def test_a_file_that_hit_a_limit_is_read_again_under_a_higher_one(pdfs: Path, extract: Extract, monkeypatch: pytest.MonkeyPatch) -> None:
-    for engine in ("fast", "pypdf", "pdfplumber"):
-        monkeypatch.setitem(backend.BACKENDS, engine, MAKER)
+    monkeypatch.setitem(backend.BACKENDS, "fast", MAKER)
+    for engine in ("pypdf", "pdfplumber"):
+        monkeypatch.setitem(backend.BACKENDS, engine, NO_BACKEND)
     (pdfs / "a.pdf").write_bytes(hostile.paper(1))
     (pdfs / "slow.pdf").write_bytes(bad_paper("hang", 2))
     assert extract(timeout=4.0).states == {"ok": 1, "limit_time": 1}
@@ -301,8 +390,15 @@ def test_recognition_reads_a_rendered_page(pdfs: Path, out: Path, extract: Extra
     pytest.importorskip("PIL")
     page = pdfium.PdfDocument(hostile.pdf(hostile.PROSE))[0]
     page.render(scale=2).to_pil().save(pdfs / "scan.pdf", resolution=144)
-    assert extract(timeout=60.0).states == {"ok": 1}
+    mixed = PdfWriter()
+    for part in (hostile.pdf(hostile.PROSE.replace("willow", "alder")), (pdfs / "scan.pdf").read_bytes()):
+        mixed.append(io.BytesIO(part))
+    mixed.write(pdfs / "mixed.pdf")
+    assert extract(engine="auto", timeout=60.0).states == {"ok": 2}
     assert "willow stood by the water" in (out / "scan.txt").read_text()
+    text = (out / "mixed.txt").read_text()
+    assert 0 < text.index("alder stood by the water") < text.index("willow stood by the water")
+    assert Document.from_json((out / "mixed.blocks.json").read_text()).engine == "fast+ocr"
 
 
 def test_resume_json_is_json(pdfs: Path, out: Path, extract: Extract) -> None:

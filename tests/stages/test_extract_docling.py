@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -21,6 +23,11 @@ LABELS = [
     "caption", "footnote", "formula", "list_item", "page_footer", "page_header", "picture", "section_header", "table", "text", "title",
     "document_index", "code", "checkbox_selected", "checkbox_unselected", "form", "key_value_region",
 ]  # fmt: skip
+
+PROCESSOR = {
+    "image_processor_type": "RTDetrImageProcessor", "do_resize": True, "size": {"height": 640, "width": 640}, "do_rescale": True,
+    "rescale_factor": 1 / 255, "do_normalize": False, "do_pad": False, "resample": 2,
+}  # fmt: skip
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -41,11 +48,46 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     torch.manual_seed(0)
     RTDetrV2ForObjectDetection(config).save_pretrained(layout)
-    processor = {
-        "image_processor_type": "RTDetrImageProcessor", "do_resize": True, "size": {"height": 640, "width": 640}, "do_rescale": True,
-        "rescale_factor": 1 / 255, "do_normalize": False, "do_pad": False, "resample": 2,
-    }  # fmt: skip
-    (layout / "preprocessor_config.json").write_text(json.dumps(processor))
+    (layout / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def onnx_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with the inputs and outputs of Docling's own in ONNX form, that finds the same two boxes on every page: a heading over a text."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    from onnx import TensorProto, helper
+
+    folder = tmp_path_factory.mktemp("onnx-models")
+    layout = folder / "docling-project--docling-layout-heron-onnx"
+    layout.mkdir()
+    constants = [
+        helper.make_tensor("relative", TensorProto.FLOAT, [1, 2, 4], [0.0, 0.0, 1.0, 0.06, 0.0, 0.07, 1.0, 1.0]),
+        helper.make_tensor("kinds", TensorProto.INT64, [1, 2], [LABELS.index("section_header"), LABELS.index("text")]),
+        helper.make_tensor("certain", TensorProto.FLOAT, [1, 2], [0.9, 0.9]),
+        helper.make_tensor("twice", TensorProto.INT64, [4], [0, 1, 0, 1]), helper.make_tensor("one", TensorProto.INT64, [1], [1]),
+        helper.make_tensor("zero", TensorProto.INT64, [1], [0]), helper.make_tensor("two", TensorProto.INT64, [1], [2]),
+    ]  # fmt: skip
+    nodes = [
+        helper.make_node("Gather", ["orig_target_sizes", "twice"], ["sizes"], axis=1),
+        helper.make_node("Cast", ["sizes"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["floats", "one"], ["scale"]),
+        helper.make_node("Mul", ["relative", "scale"], ["boxes"]),
+        helper.make_node("Shape", ["images"], ["shape"]),
+        helper.make_node("Slice", ["shape", "zero", "one"], ["pages"]),
+        helper.make_node("Concat", ["pages", "two"], ["both"], axis=0),
+        helper.make_node("Expand", ["kinds", "both"], ["labels"]),
+        helper.make_node("Expand", ["certain", "both"], ["scores"]),
+    ]
+    inputs = [("images", TensorProto.FLOAT, ["N", 3, 640, 640]), ("orig_target_sizes", TensorProto.INT64, ["N", 2])]
+    outputs = [("labels", TensorProto.INT64, ["N", 2]), ("boxes", TensorProto.FLOAT, ["N", 2, 4]), ("scores", TensorProto.FLOAT, ["N", 2])]
+    graph = helper.make_graph(nodes, "layout", *([helper.make_tensor_value_info(*value) for value in side] for side in (inputs, outputs)), constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 8
+    onnx.save(model, layout / "model.onnx")
+    (layout / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
+    (layout / "config.json").write_text(json.dumps({"model_type": "rt_detr_v2", "id2label": dict(enumerate(LABELS))}))
     return folder
 
 
@@ -80,3 +122,35 @@ def test_torchvision_is_not_needed(models: Path, tmp_path: Path, monkeypatch: py
     path = tmp_path / "a.pdf"
     path.write_bytes(hostile.pdf(hostile.PROSE))
     assert open_backend(Options("cpu", models, 2)).read(path).pages == 1
+
+
+def test_onnx_runs_the_layout_model_without_torch(onnx_models: Path, tmp_path: Path) -> None:
+    """In a process of its own, in which torch cannot be imported."""
+    path = tmp_path / "a.pdf"
+    path.write_bytes(hostile.pdf(hostile.PROSE, f"On page two. {hostile.PROSE}"))
+    script = (
+        "import sys; sys.modules['torch'] = sys.modules['torchvision'] = None; from pathlib import Path\n"
+        "from papertune.extract.backend import Options; from papertune.extract.backends.docling import Docling\n"
+        f"docling = Docling(Options('cpu', Path({str(onnx_models)!r}), 1))\n"
+        f"print([(block.kind, block.text[:12], block.places[0].page) for block in docling.read(Path({str(path)!r})).blocks])\n"
+        f"print([block.text[:12] for block in docling.read_pages(Path({str(path)!r}), 2, 2)])\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    said = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True).stdout
+    assert said.splitlines() == [
+        "[('heading', '1 Introducti', 1), ('paragraph', 'The willow s', 1), ('paragraph', 'On page two.', 2)]",
+        "['On page two.']",
+    ]
+
+
+def test_auto_gives_a_doubtful_page_to_docling(onnx_models: Path, tmp_path: Path) -> None:
+    pdfs, out = tmp_path / "pdfs", tmp_path / "out"
+    pdfs.mkdir()
+    (pdfs / "odd.pdf").write_bytes(hostile.pdf(hostile.PROSE, hostile.scattered(1), f"Behind it. {hostile.PROSE}"))
+    run(ExtractConfig(input_dir=(pdfs,), output_dir=out, engine="auto", ocr="off", device="cpu", docling_models=onnx_models, timeout=60.0))
+    document = Document.from_json((out / "odd.blocks.json").read_text())
+    assert document.engine == "fast+docling"
+    pages = [block.places[0].page for block in document.blocks]
+    assert pages == sorted(pages)
+    assert set(pages) == {1, 2, 3}
+    assert "measured" in " ".join(block.text for block in document.blocks if block.places[0].page == 2)

@@ -1,4 +1,4 @@
-"""The fast engine on papers we typeset ourselves, whose text is known to the letter, and the pure pieces of the layout."""
+"""The pieces of the layout, each by itself."""
 
 import json
 import re
@@ -10,103 +10,16 @@ from hypothesis import strategies as st
 
 from papertune.extract.backend import Damaged, NotPdf
 from papertune.extract.backends.fast import Fast
-from papertune.extract.layout import characters, features, labeller
+from papertune.extract.layout import characters, features, labeller, numbering, rows_and_body, styles
 from papertune.extract.layout.hyphens import Vocabulary
+from papertune.extract.layout.kinds import kinds_of_labels
 from papertune.extract.layout.ligatures import Ligatures
 from papertune.extract.layout.lines import Line, Page, Span, lines_of
 from papertune.extract.layout.order import in_reading_order
-from papertune.records import Document
+from papertune.extract.layout.run_in import without_run_in
+from papertune.extract.layout.setting import Body, Row
 
-typst = pytest.importorskip("typst", reason="typesets the papers")
 PAPERS = Path(__file__).parents[2].parent / "shared" / "papers"
-
-SENTENCES = [
-    "The measurements were repeated at three temperatures so that the influence of the solvent could be separated from that of the salt.",
-    "Every sample was weighed twice, and the difference between the two weights never exceeded the resolution of the balance.",
-    "We find that the conductivity rises with concentration until ion pairs begin to form, after which it falls again.",
-    "This behaviour agrees with earlier observations of comparable electrolytes, although the maximum lies at a lower concentration.",
-    "A simple model with one adjustable parameter describes all of the data within their experimental uncertainty.",
-    "The remaining deviations are largest for the most viscous mixtures, where the assumption of independent motion must fail.",
-    "Further experiments at higher pressure would show whether the proposed mechanism is indeed responsible for the anomaly.",
-    "Until then the parameter should be regarded as a convenient summary of the results rather than as a property of the liquid.",
-]
-HEADINGS = ["Introduction", "Materials and methods", "Sample preparation", "Results and discussion", "Conclusions"]
-
-
-def paragraphs() -> list[str]:
-    """Twenty paragraphs of four sentences, no two alike."""
-    chosen = [[SENTENCES[(start + step * (1 + start % 3)) % len(SENTENCES)] for step in range(4)] for start in range(20)]
-    return [" ".join(sentences) + f" This is observation {number}." for number, sentences in enumerate(chosen)]
-
-
-def typeset(folder: Path, settings: str, *, extras: dict[int, str] | None = None, numbered: bool = True) -> Path:
-    """A paper of five sections; ``extras`` are put behind the paragraphs of these numbers."""
-    texts = paragraphs()
-    source = [
-        '#set page(width: 595pt, height: 842pt, header: align(center)[_Journal of Invented Chemistry_ 12, 345], numbering: "1")',
-        '#set text(size: 10pt, font: "Libertinus Serif", lang: "en")',
-        "#set par(justify: true, first-line-indent: 1.2em, spacing: 0.65em)",
-        '#set heading(numbering: "1.1")' if numbered else "",
-        "#show heading: set block(above: 1.4em, below: 0.9em)",
-        settings.split("|")[0],
-        '#place(top + center, float: true, scope: "parent", text(17pt, weight: "bold")[Transport of ions in mixtures of solvents]'
-        " + linebreak() + v(4pt) + text(10pt)[Ada Example and Ben Sample] + linebreak() + text(8pt)[Department of Chemistry, University of Nowhere])",
-        settings.split("|")[1] if "|" in settings else "",
-    ]
-    for section, heading in enumerate(HEADINGS):
-        source.append(f"= {heading}")
-        source += [texts[index] + (extras or {}).get(index, "") for index in range(4 * section, 4 * section + 4)]
-    source.append("#heading(numbering: none)[References]")
-    source += [f"[{n}] A. Author and B. Writer, Journal of Things {n} (20{n:02d}) {100 + n}–{110 + n}.\n" for n in range(1, 12)]
-    path = folder / "paper.pdf"
-    path.write_bytes(typst.compile("\n\n".join(source).encode()))
-    return path
-
-
-ONE, TWO = "", "#set page(columns: 2)"
-FLOAT = "\n\n#figure(rect(width: 80%, height: 90pt), placement: top, "
-FLOAT += "caption: [A picture of the apparatus, which stands between halves of a paragraph.])"
-FOOTNOTE = "#footnote[The salts were a gift and used as received from the donor.]"
-EQUATION = "\n\n$ kappa = sum_i lambda_i c_i + integral_0^1 f(x) dif x $"
-LINE_NUMBERS = '#set par.line(numbering: "1")'
-
-CASES = {
-    "one column": (ONE, None),
-    "two columns": (TWO, None),
-    "line numbers": (LINE_NUMBERS, None),
-    "line numbers in two columns": (TWO + "\n" + LINE_NUMBERS, None),
-    "footnotes": (TWO, {3: FOOTNOTE, 9: FOOTNOTE}),
-    "floats": (TWO, {2: FLOAT, 6: FLOAT, 13: FLOAT}),
-    "equations": (ONE, {4: EQUATION, 11: EQUATION}),
-    "hyphenation": (TWO + "\n#set text(hyphenate: true)", None),
-}
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_paragraphs_and_headings_come_back_exactly(case: str, tmp_path: Path) -> None:
-    settings, extras = CASES[case]
-    document = Fast().read(typeset(tmp_path, settings, extras=extras))
-    found = {re.sub(r"(?<=donor)\W|(?<=\.)\d+$", "", block.text) for block in document.blocks if block.kind == "paragraph"}
-    expected = paragraphs()
-    missing = [text for text in expected if text not in found]
-    assert len(missing) <= 0.02 * len(expected), (missing[:1], sorted(found)[:3])
-    headings = [re.sub(r"^\d+(\.\d+)*\s+", "", block.text) for block in document.blocks if block.kind == "heading"]
-    assert headings == HEADINGS
-    assert [block.text for block in document.blocks if block.kind == "title"] == ["Transport of ions in mixtures of solvents"]
-    assert "Journal of Invented" not in document.running_text()
-
-
-def test_every_block_has_an_address(tmp_path: Path) -> None:
-    document = Fast().read(typeset(tmp_path, TWO, extras={2: FLOAT}))
-    assert document.pages >= 2
-    for block in document.blocks:
-        assert block.places
-        for place in block.places:
-            assert place.box is not None
-            left, top, right, bottom = place.box
-            assert 0 <= left <= right <= 596
-            assert 0 <= top <= bottom <= 843
-    assert Document.from_json(document.to_json()) == document
 
 
 @pytest.mark.parametrize(("content", "error"), [(b"plain text", NotPdf), (b"%PDF-1.7\nnothing", Damaged), (b"", NotPdf)])
@@ -200,13 +113,106 @@ def test_ligatures_are_told_by_the_paper_itself() -> None:
     assert mended.mend("+e sum of 1 + 2") == "The sum of 1 + 2"
 
 
+def row(text: str, at: float = 100.0, *, page: int = 1, size: float = 10.0, bold: bool = False, font: str = "Text", above: float = 30.0) -> Row:
+    span = Span(text, 50, 50 + 0.5 * size * len(text), at, size, font, bold)
+    return Row(Line(page, [span]), Page(page, 600, 800), page, 50, 550, above, 30.0)
+
+
+BODY = Body(10.0, frozenset({"Text"}), 12.0)
+
+
 def test_features_are_named() -> None:
     page = Page(1, 600, 800, [Span("some words on a line", 50, 200, 100, 10)])
-    from papertune.extract.layout import rows_and_body
-
     rows, body, _ = rows_and_body([page])
-    assert features.features_of(rows, body).shape == (1, len(features.OWN) + len(features.PLACE) + len(features.WIDE) * len(features.SHIFTS))
-    assert len(labeller.kinds_of(rows, body)) == 1
+    names = (features.OWN, features.PLACE, styles.STYLE, numbering.NUMBERING)
+    assert features.features_of(rows, body).shape == (1, sum(map(len, names)) + len(features.WIDE) * len(features.SHIFTS))
+    assert [len(found) for found in labeller.kinds_of(rows, body)] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("2.1 Plant material", (numbering.DECIMAL, 2, 1)),
+        ("3.4.1. Assay", (numbering.DECIMAL, 3, 4, 1)),
+        ("1 | INTRODUCTION", (numbering.DECIMAL, 1)),
+        ("IV. Results", (numbering.ROMAN, 4)),
+        ("B. Samples", (numbering.LETTER, 2)),
+        ("2019 was a good year", None),
+        ("A sample", None),
+        ("3.5 ± 0.4", None),
+    ],
+)
+def test_numbers_of_headings(text: str, number: numbering.Number | None) -> None:
+    assert numbering.number_of(text) == number
+
+
+def test_numbers_count_on() -> None:
+    texts = ["1 Introduction", "of 3 samples", "2 Methods", "2.1 Plants", "2.2 Animals", "7 animals were", "3 Results"]
+    depth, before, after, again = numbering.numbering_features(texts).T.tolist()
+    assert depth == [1, 0, 1, 2, 2, 1, 1]
+    assert before == [1, 0, 2, 3, 4, 1, 5]
+    assert after == [5, 0, 4, 3, 2, 1, 1]
+    assert again == [1, 0, 1, 1, 1, 1, 1]
+
+
+@given(st.lists(st.text("0123456789. aAI", max_size=8), max_size=20))
+def test_any_numbers_are_taken(texts: list[str]) -> None:
+    found = numbering.numbering_features(texts)
+    assert found.shape == (len(texts), 4)
+    assert (found[:, 1] >= (found[:, 0] > 0)).all()
+
+
+@pytest.mark.parametrize(
+    ("spans", "heading"),
+    [
+        ([("Methods: ", "Bold"), ("We took", "Text")], "Methods:"),
+        ([("2.1. Plant material. ", "Italic"), ("Leaves of", "Text")], "2.1. Plant material."),
+        ([("3.1. Ocimum sanctum. Ocimum sanctum ", "Italic"), ("is a herb", "Text")], "3.1. Ocimum sanctum."),
+        ([("Results: we found that", "Text")], "Results:"),
+        ([("E. coli ", "Italic"), ("was grown", "Text")], None),
+        ([("We took ", "Text"), ("E. coli.", "Italic")], None),
+        ([("Figure 3. ", "Bold"), ("A picture", "Text")], None),
+    ],
+)
+def test_headings_that_run_into_their_paragraph(spans: list[tuple[str, str]], heading: str | None) -> None:
+    made = [Span(text, 50 + 100 * n, 150 + 100 * n, 100, 10, font, font == "Bold", font == "Italic", True) for n, (text, font) in enumerate(spans)]
+    parts = without_run_in(Line(1, made), frozenset({"Text"}))
+    assert (parts[0].text if len(parts) == 2 else None) == heading
+    assert " ".join(part.text for part in parts) == Line(1, made).text
+
+
+def test_a_paper_has_one_title() -> None:
+    rows = [
+        row("Journal of Invented Chemistry", 50, size=20),
+        row("Research Article", 80, size=17),
+        row("Transport of ions in", 120, size=17),
+        row("Received 3 May", 130, size=8),
+        row("mixtures of solvents", 140, size=17),
+        row("Ada Example", 160, size=12),
+    ]
+    labels = ["title", "title", "title", "other", "heading", "other"]
+    assert kinds_of_labels(labels, rows, BODY) == ["author", "author", "title", "author", "title", "author"]
+
+
+def test_what_counts_on_from_a_heading_is_one() -> None:
+    texts = ["3.1 Plants", "Leaves were taken.", "3.2 Animals", "Rats.", "3.7 mg were given"]
+    rows = [row("3 Methods", bold=True, font="Bold"), *map(row, texts)]
+    labels = ["heading", *["paragraph"] * 5]
+    assert kinds_of_labels(labels, rows, BODY) == ["heading", "heading", "paragraph", "heading", "paragraph", "paragraph"]
+
+
+def test_back_matter_ends_at_a_heading_of_its_rank() -> None:
+    prose = [row("Some text.", page=2) for _ in range(6)]
+    rows = [*prose, row("Author contributions", bold=True), row("Formal analysis:"), row("Ada."), row("Further tests", bold=True), row("Text.")]
+    labels = [*["paragraph"] * 6, "heading", "heading", "back", "heading", "paragraph"]
+    assert kinds_of_labels(labels, rows, BODY)[6:] == ["back", "back", "back", "heading", "paragraph"]
+
+
+def test_prose_among_the_authors_is_the_abstract() -> None:
+    prose = "It was found that the salt in the solution is the cause of the rise of the conductivity, and that it is not for the size of the ions."
+    abstract = [row(prose, 112 + 12 * n, above=12.0 if n else 30.0) for n in range(4)]
+    rows = [row("Ada Example"), *abstract, row("The work is open access under a licence of the author.")]
+    assert kinds_of_labels(["other"] * 6, rows, BODY) == ["author", *["paragraph"] * 4, "author"]
 
 
 @pytest.mark.slow

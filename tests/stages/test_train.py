@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from papertune.errors import (
     BadDataset,
     BadValue,
     Busy,
+    CannotWrite,
     Interrupted,
     OutOfMemory,
     PapertuneError,
@@ -27,6 +29,7 @@ from papertune.errors import (
 )
 from papertune.events import Event, Notice, Report, Started, Unit
 from papertune.manifest import Lock
+from papertune.train import checkpoint, forecast
 from papertune.train.stage import run
 from tests.training import adapter_hash, losses, settings, write_dataset
 
@@ -93,6 +96,8 @@ def test_every_step_and_validation_is_in_the_log(whole: tuple[Path, list[Event],
     lines = [json.loads(line) for line in (whole[0] / "events.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if line["event"] == "validation"] == [0, 6, 12]
     assert [line["step"] for line in lines if line["event"] == "checkpoint"] == [4, 8, 12]
+    start = lines[0]
+    assert (start["event"], start["engine"], start["device"], start["gpu_memory"]) == ("start", "reference", "the CPU", 0)
     step = next(line for line in lines if line["event"] == "step")
     assert {"loss", "lr", "gradient_norm", "tokens_per_second", "peak_memory"} <= set(step)
     assert len(losses(whole[0])) == 12
@@ -298,6 +303,80 @@ def test_a_dry_run_writes_nothing_and_tells_time_memory_and_disk(data: Path, tmp
     assert not (tmp_path / "out").exists()
 
 
+def test_a_benchmark_tells_ceilings_speed_and_hours_and_writes_nothing(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forecast, "STEPS", 3)
+    said: list[Event] = []
+    summary = dict(run(settings(data, tmp_path / "out", benchmark=True), on_event=said.append).summary)
+    assert {"Matrix products", "Memory", "Tokens a second", "Share of the roofline", "Peak memory", "Time"} <= set(summary)
+    assert "median of 3 steps" in summary["Tokens a second"]
+    assert 0 < float(summary["Share of the roofline"].split("%")[0]) <= 100
+    assert [event.done for event in said if isinstance(event, Unit)] == [1, 2, 3, 4, 5]
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_model_goes_on_from_a_held_out_passage_after_each_validation(data: Path, tmp_path: Path) -> None:
+    said: list[Event] = []
+    run(settings(data, tmp_path, max_steps=2, eval_steps=1, sample_tokens=6, tensorboard=True), on_event=said.append)
+    lines = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    samples = [line for line in lines if line["event"] == "sample"]
+    assert [line["step"] for line in samples] == [0, 1, 2]
+    assert all(line["prompt"].startswith("# On cells\n\n") and line["text"].strip() for line in samples)
+    assert len({line["prompt"] for line in samples}) == 1
+    assert notices(said).count("the model goes on from") == 3
+    (board,) = (tmp_path / "tensorboard").iterdir()
+    assert board.read_bytes().count(b"step/loss") == 2
+    assert board.read_bytes().count(b"validation/bits_per_byte") == 3
+
+
+def test_the_likeliest_token_is_that_of_transformers(data: Path) -> None:
+    from papertune.base import open_base
+    from papertune.tokenizer import open_tokenizer
+    from papertune.train.batches import read_sequences
+    from papertune.train.model import choose_device, load_model
+    from papertune.train.reference import ReferenceEngine
+
+    base = open_base("tiny")
+    model = load_model(base.folder, choose_device(), rank=4, alpha=8, dropout=0.5, targets=("q_proj",))
+    engine = ReferenceEngine(model, choose_device())
+    for item in read_sequences(data / "val.jsonl", open_tokenizer(base.folder), 64).items[:2]:
+        with torch.no_grad():
+            wanted = model.eval()(input_ids=torch.from_numpy(item.ids).long()[None]).logits[0, -1].argmax()
+        model.train()
+        assert engine.next_token(item.ids) == wanted
+
+
+def test_checkpoints_come_by_minutes_too(data: Path, tmp_path: Path) -> None:
+    run(settings(data, tmp_path, max_steps=4, save_steps=1000, save_minutes=1e-9))
+    lines = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["event"] == "checkpoint"] == [1, 2, 3, 4]
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-4"]
+
+
+def test_a_checkpoint_is_of_its_own_moment_however_long_it_takes_to_write(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: tuple[Path, list[Event], Report]
+) -> None:
+    real = checkpoint.write_checkpoint
+
+    def slowly(*arguments: Any) -> Path:
+        time.sleep(0.4)  # some steps
+        return real(*arguments)
+
+    monkeypatch.setattr(checkpoint, "write_checkpoint", slowly)
+    run(settings(data, tmp_path))
+    for step in (8, 12):
+        ours, theirs = (checkpoint.read_checkpoint(folder / f"checkpoint-{step}") for folder in (tmp_path, whole[0]))
+        assert adapter_hash(ours.folder) == adapter_hash(theirs.folder)
+        assert all(torch.equal(tensor, theirs.optimizer_tensors()[name]) for name, tensor in ours.optimizer_tensors().items())
+        assert (ours.state.position, ours.state.best_bits) == (theirs.state.position, theirs.state.best_bits)
+
+
+def test_a_checkpoint_that_cannot_be_written_stops_the_run(data: Path, tmp_path: Path) -> None:
+    (tmp_path / ".checkpoint-4.part").write_text("in the way")
+    with pytest.raises(CannotWrite, match=r"checkpoint-4\.part"):
+        run(settings(data, tmp_path))
+    assert not (tmp_path / "final").exists()
+
+
 def test_the_engine_is_told_with_the_reason(data: Path, tmp_path: Path) -> None:
     said: list[Event] = []
     run(settings(data, tmp_path, max_steps=1), on_event=said.append)
@@ -330,7 +409,7 @@ def wider_model(folder: Path) -> Path:
 
 
 def failing_at(monkeypatch: pytest.MonkeyPatch, call: int, failure: Any) -> None:
-    """Makes the engine's call number ``call`` (from 1, four a step) raise ``failure``, or return it when it is a number."""
+    """Makes the engine's call number ``call`` (from 1, four a step) raise ``failure``; a number multiplies the losses from that call on."""
     from papertune.train.reference import ReferenceEngine
 
     real, calls = ReferenceEngine.accumulate, 0
@@ -341,22 +420,56 @@ def failing_at(monkeypatch: pytest.MonkeyPatch, call: int, failure: Any) -> None
         if calls == call and isinstance(failure, BaseException):
             raise failure
         loss = real(engine, *arguments)
-        return loss * failure if calls == call else loss
+        return loss if calls < call or isinstance(failure, BaseException) else loss * failure
 
     monkeypatch.setattr(ReferenceEngine, "accumulate", accumulate)
 
 
-@pytest.mark.parametrize("factor", [float("nan"), 100.0])
+@pytest.mark.parametrize("factor", [float("nan"), 100.0, 0.0])
 def test_a_diverged_loss_stops_with_the_last_good_state_kept(
     factor: float, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: tuple[Path, list[Event], Report]
 ) -> None:
-    failing_at(monkeypatch, 22, factor)
+    failing_at(monkeypatch, 21, factor)
     with pytest.raises(TrainingDiverged, match="step 6"):
         run(settings(data, tmp_path))
     monkeypatch.undo()
     assert (tmp_path / "checkpoint-5").is_dir()
     run(settings(data, tmp_path))  # a passing fault: the run goes on as if it had not been
     assert adapter_hash(tmp_path / "final") == adapter_hash(whole[0] / "final")
+
+
+@pytest.mark.parametrize("engine", ["reference", "fast"])
+def test_out_of_memory_in_the_middle_of_a_run_goes_on_with_less_at_a_time(
+    engine: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a card that another program begins to use: from the second step on, more than two sequences are too many."""
+    from papertune.train.fast.engine import FastEngine
+    from papertune.train.reference import ReferenceEngine
+
+    model = str(wider_model(tmp_path / "model")) if engine == "fast" else "tiny"
+    common: dict[str, Any] = {"engine": engine, "model": model, "lora_dropout": 0, "max_steps": 4, "batch_size": 4, "grad_accum": 1, "save_steps": 1}
+    run(settings(data, tmp_path / "free", **common))
+    place = ReferenceEngine if engine == "reference" else FastEngine
+    real, tried = place.accumulate, []
+
+    def accumulate(self: Any, batch: Any, *arguments: Any) -> Any:
+        loss = real(self, batch, *arguments)
+        tried.append(len(batch))
+        if len(tried) > 1 and len(batch) > 2:
+            raise torch.OutOfMemoryError("as if")
+        return loss
+
+    monkeypatch.setattr(place, "accumulate", accumulate)
+    said: list[Event] = []
+    run(settings(data, tmp_path / "full", **common), on_event=said.append)
+    assert notices(said).count("Memory ran out (step 2") == 1
+    assert "effective batch stays" in notices(said)
+    assert tried[:2] == [4, 4]
+    assert set(tried[2:]) <= {1, 2}
+    assert list(losses(tmp_path / "full").values()) == pytest.approx(list(losses(tmp_path / "free").values()), rel=1e-5)
+    state = checkpoint.read_checkpoint(tmp_path / "full" / "checkpoint-4").state
+    assert engine in state.room
+    assert checkpoint.read_checkpoint(tmp_path / "free" / "checkpoint-4").state.room.get(engine) != state.room[engine]
 
 
 def test_out_of_memory_gives_the_advice_in_order_and_loses_nothing(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,6 +60,44 @@ def test_the_fast_engine_trains_like_the_reference_and_goes_on_exactly(data: Pat
     assert losses(tmp_path / "fast") == fast
 
 
+def test_another_amount_of_free_memory_changes_no_bit(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resumed run may find the card fuller: other plans, the same losses."""
+    from papertune.train.fast.budget import Budget
+    from papertune.train.fast.plan import Plan
+
+    model = wider_model(tmp_path / "model")
+    run(settings(data, tmp_path / "out", model=str(model)))
+    whole = losses(tmp_path / "out")
+    for plan in (Plan(), Plan(offload=2), Plan(keep=1, offload=1), Plan(keep=2)):
+        monkeypatch.setattr(Budget, "plan", lambda *_, plan=plan: plan)
+        run(settings(data, tmp_path / "out", model=str(model), resume=str(tmp_path / "out" / "checkpoint-8")))
+        assert losses(tmp_path / "out") == whole
+
+
+@pytest.mark.parametrize("engine", ["fast", "reference"])
+def test_a_card_that_becomes_too_full_is_gone_on_with(engine: str, data: Path, tmp_path: Path) -> None:
+    """Another program takes nearly all of the memory that is free after the second step; the run goes on with less at a time."""
+    model = wider_model(tmp_path / "model")
+    common = {"model": str(model), "lora_dropout": 0, "batch_size": 8, "grad_accum": 1, "max_steps": 3, "engine": engine}
+    run(settings(data, tmp_path / "free", **common))
+    said: list[Event] = []
+
+    def fill(event: Event) -> None:
+        said.append(event)
+        if isinstance(event, Unit) and event.done == 1:
+            torch.cuda.empty_cache()
+            _, total = torch.cuda.mem_get_info()
+            room = (24 << 20) if engine == "fast" else (40 << 20)
+            torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + room) / total)
+
+    try:
+        run(settings(data, tmp_path / "full", **common), on_event=fill)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert any(isinstance(event, Notice) and "Training goes on with less" in event.text for event in said)
+    assert list(losses(tmp_path / "full").values()) == pytest.approx(list(losses(tmp_path / "free").values()), rel=5e-3)
+
+
 def test_float16_on_cards_without_bfloat16(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from papertune.train import model
 

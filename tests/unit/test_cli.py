@@ -116,6 +116,14 @@ def test_plain_lines_say_how_far_and_how_long() -> None:
     ]
 
 
+def test_a_step_that_knows_better_says_how_long_it_takes() -> None:
+    lines: list[str] = []
+    sink = PlainLines(lines.append, iter([0.0, 0.0, 20.0]).__next__)
+    sink(Started("Training", 10, "steps"))
+    sink(Unit(5, left=300.0))
+    assert lines[-1] == "  5 of 10 steps, about 5 min left\n"
+
+
 @pytest.mark.parametrize(("seconds", "words"), [(40, "40 s"), (300, "5 min"), (7800, "2 h 10 min")])
 def test_durations_in_words(seconds: float, words: str) -> None:
     assert duration(seconds) == words

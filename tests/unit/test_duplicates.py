@@ -76,6 +76,16 @@ def test_texts_too_short_for_a_shingle_are_nobodys_copy() -> None:
 
 
 def test_repeated_paragraphs_stay_once_and_boilerplate_never() -> None:
-    licence, method, own = (1, 90), (2, 900), (3, 900)
-    drops = repeated_paragraphs([[licence, method], [own, method, licence], [licence, method]])
+    sizes = {1: 90, 2: 900, 3: 900}  # a licence, a method, a paper's own
+    papers = [[1, 2], [3, 2, 1, 1], [1, 2]]
+    drops = repeated_paragraphs([np.array(p, np.uint64) for p in papers], [np.array([sizes[h] for h in p], np.uint32) for p in papers])
     assert drops == [{1: "boilerplate"}, {2: "repeated", 1: "boilerplate"}, {1: "boilerplate", 2: "repeated"}]
+
+
+def test_pairs_are_the_same_however_many_shingles_are_looked_at_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    papers = invented(count=30, seed=4)
+    texts = [*papers, *(misread(text, 0.01, random.Random(1)) for text in papers[:5]), *(text[: len(text) // 3] for text in papers[5:10])]
+    whole = compare(*texts)
+    monkeypatch.setattr("papertune.dataset.duplicates._AT_ONCE", 50)
+    assert compare(*texts) == whole
+    assert len(whole.copies) == 10

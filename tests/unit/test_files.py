@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as testing
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from safetensors import safe_open
+from safetensors.numpy import load_file
 
 from papertune.errors import CannotWrite, DiskFull
-from papertune.files import make_folder, sha256_of, write_text, writing
+from papertune.files import make_folder, sha256_of, write_tensors, write_text, writing
 
 
 def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
@@ -52,3 +60,27 @@ def test_odd_file_names_survive_in_json(tmp_path: Path) -> None:
     write_text(tmp_path / "x.json", json.dumps({"name": name}, ensure_ascii=False))
     assert json.loads((tmp_path / "x.json").read_text("utf-8"))["name"] == name
     assert sha256_of(tmp_path / "x.json") == sha256_of(tmp_path / "x.json")
+
+
+ARRAYS = st.sampled_from([np.float32, np.uint8]).flatmap(lambda kind: arrays.arrays(kind, arrays.array_shapes(min_dims=0, max_dims=3, max_side=4)))
+
+
+@testing(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(st.text(min_size=1, max_size=8).filter(lambda name: name != "__metadata__"), ARRAYS, min_size=1, max_size=5))
+def test_tensors_are_read_by_safetensors_and_in_any_order_give_the_same_bytes(tmp_path: Path, tensors: dict[str, np.ndarray]) -> None:
+    path, other = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    write_tensors(path, tensors)
+    found = load_file(path)
+    assert found.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert (found[name].dtype, found[name].shape, found[name].tobytes()) == (tensor.dtype, tensor.shape, tensor.tobytes())
+    with safe_open(path, "np") as file:
+        assert file.metadata() == {"format": "pt"}
+    write_tensors(other, {name: np.asarray(tensors[name], order="F") for name in reversed(tensors)})
+    assert path.read_bytes() == other.read_bytes()
+
+
+def test_the_hash_of_a_large_file_is_that_of_its_bytes(tmp_path: Path) -> None:
+    content = bytes(range(256)) * 40_000  # more than a piece
+    (tmp_path / "a").write_bytes(content)
+    assert sha256_of(tmp_path / "a") == hashlib.sha256(content).hexdigest()

@@ -42,7 +42,7 @@ def choose(entries: Sequence[Entry], shingles_of: Callable[[int], Hashes], seed:
     names = {group: min(of, key=lambda name: rank(name, seed)) for group, of in members.items()}
     choice.group = {k: names[group] for k, group in zip(numbers, kin.group, strict=True)}
     kept = [k for k in numbers if k not in choice.left_out]
-    drops = repeated_paragraphs([entries[k].paragraphs for k in kept])
+    drops = repeated_paragraphs([entries[k].paragraphs for k in kept], [entries[k].letters for k in kept])
     choice.drops = {k: drop for k, drop in zip(kept, drops, strict=True) if drop}
     return choice
 

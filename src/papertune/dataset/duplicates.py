@@ -7,17 +7,19 @@ from the samples; whether a candidate is a duplicate is then decided on all shin
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
-from papertune.dataset.fingerprints import Hashes
+from papertune.dataset.fingerprints import SMALLEST, Hashes
 
 DUPLICATE, RELATED = 0.5, 0.1  # shared part of the shorter paper's shingles
 _LOOK = 0.35  # sampled share from which a pair is looked at whole: a sample of 100 shingles is off by 0.15 once in a thousand times
 _CROWD = 16  # a shingle of more papers than this counts only for neighbours in the order, which keeps the work linear
+_AT_ONCE = 1 << 20  # shingles looked at together, which bounds the memory
 _BOILERPLATE_PAPERS, _BOILERPLATE_LETTERS = 3, 400
 
 
@@ -61,29 +63,48 @@ def kinship(samples: Sequence[Hashes], sizes: Sequence[int], shingles_of: Callab
     return found
 
 
-def repeated_paragraphs(paragraphs: Sequence[Sequence[tuple[int, int]]]) -> list[dict[int, str]]:
-    """For each paper, its paragraphs to drop, as hash to reason. ``paragraphs`` are the (hash, letters) of each paper's.
+def repeated_paragraphs(paragraphs: Sequence[Hashes], letters: Sequence[NDArray[np.uint32]]) -> list[dict[int, str]]:
+    """For each paper, its paragraphs to drop, as hash to reason. ``paragraphs`` are the hashes of each paper's, ``letters`` their sizes.
 
     A short paragraph of three papers or more is ``boilerplate`` and dropped from all; any other stays in the first paper that has it and is
     ``repeated`` in the rest.
     """
-    papers = Counter(h for paper in paragraphs for h in {h for h, _ in paper})
-    seen: set[int] = set()
-    drops: list[dict[int, str]] = []
-    for paper in paragraphs:
-        drop: dict[int, str] = {}
-        for h, size in paper:
-            if papers[h] >= _BOILERPLATE_PAPERS and size <= _BOILERPLATE_LETTERS:
-                drop[h] = "boilerplate"
-            elif papers[h] > 1 and h in seen:
-                drop[h] = "repeated"
-        seen.update(h for h, _ in paper if papers[h] > 1)
-        drops.append(drop)
+    drops: list[dict[int, str]] = [{} for _ in paragraphs]
+    owners = np.repeat(np.arange(len(paragraphs)), [len(of) for of in paragraphs])
+    hashes = np.concatenate([*paragraphs, np.zeros(0, np.uint64)])
+    sizes = np.concatenate([*letters, np.zeros(0, np.uint32)])
+    order = np.lexsort((owners, hashes))
+    owners, hashes, sizes = owners[order], hashes[order], sizes[order]
+    once = np.ones(len(hashes), bool)  # a paper that has a paragraph twice counts once
+    once[1:] = (hashes[1:] != hashes[:-1]) | (owners[1:] != owners[:-1])
+    owners, hashes, sizes = owners[once], hashes[once], sizes[once]
+    _, firsts, papers = np.unique(hashes, return_index=True, return_counts=True)
+    for first, count in zip(firsts[papers > 1].tolist(), papers[papers > 1].tolist(), strict=True):
+        boilerplate = count >= _BOILERPLATE_PAPERS and sizes[first] <= _BOILERPLATE_LETTERS
+        for k in range(first if boilerplate else first + 1, first + count):
+            drops[owners[k]][int(hashes[k])] = "boilerplate" if boilerplate else "repeated"
     return drops
 
 
 def _candidates(samples: Sequence[Hashes]) -> list[tuple[int, int, float]]:
     """Pairs of papers that share ``RELATED`` or more of the shorter one's sample, at least two shingles, with that share."""
+    lengths = np.array([len(s) for s in samples], np.int64)
+    ranges = 1 + int(lengths.sum()) // _AT_ONCE
+    edges = [k * SMALLEST // ranges for k in range(ranges + 1)]
+    pairs, counts = np.zeros(0, np.int64), np.zeros(0, np.int64)
+    for low, high in pairwise(edges):
+        part = [s[np.searchsorted(s, np.uint64(low)) : np.searchsorted(s, np.uint64(high))] for s in samples]
+        more, often = np.unique(_pairs(part), return_counts=True)
+        pairs, place = np.unique(np.concatenate([pairs, more]), return_inverse=True)
+        counts = np.bincount(place, np.concatenate([counts, often]), len(pairs)).astype(np.int64)
+    a, b = pairs // max(1, len(samples)), pairs % max(1, len(samples))
+    shares = counts / np.maximum(1, np.minimum(lengths[a], lengths[b]))
+    near = (counts > 1) & (shares >= RELATED)
+    return list(zip(a[near].tolist(), b[near].tolist(), shares[near].tolist(), strict=True))
+
+
+def _pairs(samples: Sequence[Hashes]) -> NDArray[np.int64]:
+    """For each shingle the pairs of papers a < b that have it, as a · papers + b."""
     owners = np.repeat(np.arange(len(samples)), [len(s) for s in samples])
     hashes = np.concatenate([*samples, np.zeros(0, np.uint64)])
     order = np.argsort(hashes, kind="stable")
@@ -98,12 +119,7 @@ def _candidates(samples: Sequence[Hashes]) -> list[tuple[int, int, float]]:
     for low, size in zip(lows[sizes > _CROWD].tolist(), sizes[sizes > _CROWD].tolist(), strict=True):
         crowd = owners[low : low + size]
         codes.append(crowd[:-1] * len(samples) + crowd[1:])
-    pairs, counts = np.unique(np.concatenate(codes), return_counts=True)
-    a, b = pairs // max(1, len(samples)), pairs % max(1, len(samples))
-    lengths = np.array([len(s) for s in samples], np.int64)
-    shares = counts / np.maximum(1, np.minimum(lengths[a], lengths[b]))
-    near = (counts > 1) & (shares >= RELATED)
-    return list(zip(a[near].tolist(), b[near].tolist(), shares[near].tolist(), strict=True))
+    return np.concatenate(codes)
 
 
 def _copy_of(paper: int, others: Iterable[int], shingles_of: Callable[[int], Hashes]) -> Copy | None:

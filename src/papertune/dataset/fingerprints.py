@@ -17,12 +17,12 @@ Hashes = NDArray[np.uint64]
 
 SHINGLE = 16  # letters
 SAMPLED = 64  # one shingle in so many is in a sample
+SMALLEST = (1 << 64) // SAMPLED  # hashes below it are
 
 _LOWER = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ", b"abcdefghijklmnopqrstuvwxyz")
 _OTHER = bytes(c for c in range(128) if not chr(c).isalnum())
 _A, _B = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)  # odd multipliers of splitmix64 and xxHash
 _HALF, _REST = np.uint64(32), np.uint64(29)
-_SMALLEST = np.uint64((1 << 64) // SAMPLED)
 
 
 def letters(text: str) -> bytes:
@@ -47,7 +47,7 @@ def shingles(text: bytes) -> Hashes:
 def sample(text: bytes) -> Hashes:
     """The sampled shingles, each once, ascending."""
     hashes = shingles(text)
-    return np.unique(hashes[hashes < _SMALLEST])
+    return np.unique(hashes[hashes < np.uint64(SMALLEST)])
 
 
 def paragraph_hash(text: bytes) -> int:

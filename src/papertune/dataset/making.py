@@ -10,10 +10,12 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from papertune.dataset.examples import Shape, examples_of
+from papertune.dataset.examples import examples_of
 from papertune.dataset.filters import sift
 from papertune.dataset.fingerprints import Hashes, letters, paragraph_hash, sample, shingles
+from papertune.dataset.openings import Shape
 from papertune.dataset.read import Block, read_paper
 from papertune.dataset.tokens import TokenCounter
 from papertune.records import Example
@@ -39,8 +41,8 @@ class Batch:
 class Made:
     """One paper's examples as lines, their lengths in bytes and their tokens; and what the paper is compared by.
 
-    ``size`` is the number of its letters, ``paragraphs`` has (hash, letters) of each, ``dropped`` and ``characters`` count the paragraphs
-    left out and their characters by reason.
+    ``size`` is the number of its letters, ``paragraphs`` and ``letters`` are the hash and the number of letters of each, ``dropped`` and
+    ``characters`` count the paragraphs left out and their characters by reason.
     """
 
     name: str
@@ -52,7 +54,8 @@ class Made:
     lengths: array[int]
     tokens: array[int]
     sample: Hashes
-    paragraphs: list[tuple[int, int]]
+    paragraphs: Hashes
+    letters: NDArray[np.uint32]
     dropped: Counter[str] = field(default_factory=Counter)
     characters: Counter[str] = field(default_factory=Counter)
 
@@ -93,7 +96,8 @@ def _make(path: Path, batch: Batch, drop: Mapping[int, str]) -> Made:
         lengths=array("L", map(len, lines)),
         tokens=array("L", (tokens for _, tokens in pairs)),
         sample=sample(whole),
-        paragraphs=[(h, len(text)) for h, text in zip(hashes, texts, strict=True) if h],
+        paragraphs=np.array([h for h in hashes if h], np.uint64),
+        letters=np.array([len(text) for h, text in zip(hashes, texts, strict=True) if h], np.uint32),
         dropped=sifted.dropped,
         characters=sifted.characters,
     )

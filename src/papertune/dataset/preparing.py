@@ -19,11 +19,11 @@ import numpy as np
 from papertune.base import open_base
 from papertune.config import PrepareConfig
 from papertune.dataset.choosing import Choice, choose
-from papertune.dataset.examples import Shape
 from papertune.dataset.filters import REASONS
 from papertune.dataset.fingerprints import Hashes
 from papertune.dataset.making import Batch, counter, line_of, make, shingles_of
 from papertune.dataset.mix import Mix
+from papertune.dataset.openings import Shape
 from papertune.dataset.outputs import CARD, CODE_VERSION, LEFT_OUT, MANIFEST, PAGE, TRAIN, VAL
 from papertune.dataset.replay import Replay
 from papertune.dataset.report import Contents, card, page
@@ -36,6 +36,7 @@ from papertune.files import write_text, writing
 from papertune.manifest import Manifest, read_manifest
 from papertune.records import Example
 
+_FEW, _USUAL = 2, 4  # characters a token: so few that a chunk never gets near its tokens; as in English prose
 _EXTRACTION = ".resume.json"
 _SAMPLES = 6  # examples shown in the report
 _BATCH = 1 << 20  # bytes of text handed to a process at a time
@@ -44,6 +45,13 @@ _SMALL = 6 << 20  # bytes of text that one process makes faster than several wou
 
 def prepare(config: PrepareConfig, files: list[Path], key: str, settings: dict[str, Any], on_event: OnEvent) -> dict[str, Any]:
     """Makes everything from these files; returns the manifest's last item, recorded under ``key``."""
+    if config.chunk_size < _FEW * config.max_tokens:
+        wanted = f"--chunk-size {_USUAL * config.max_tokens}"
+        on_event(
+            Notice(
+                f"Chunks end at {config.chunk_size:,} characters, long before --max-tokens {config.max_tokens:,}; for whole sections add {wanted}."
+            )
+        )
     header = {"step": "prepare", "code": CODE_VERSION, "settings": settings, "extraction": _extraction(config.input_dir)}
     with Manifest(config.output_dir / MANIFEST, header, resume=False) as manifest, Spool(config.output_dir) as spool:
         _make_all(config, files, spool, on_event)

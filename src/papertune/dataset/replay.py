@@ -16,9 +16,9 @@ import numpy as np
 
 from papertune.dataset.chunks import cut
 from papertune.dataset.duplicates import RELATED
-from papertune.dataset.examples import ENDS, Shape
 from papertune.dataset.fingerprints import Hashes, letters, sample
 from papertune.dataset.flow import CLOSING, flow_of
+from papertune.dataset.openings import ENDS, Shape
 from papertune.dataset.read import parse
 from papertune.dataset.tokens import TokenCounter
 from papertune.errors import BadDataset

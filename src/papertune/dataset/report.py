@@ -31,9 +31,16 @@ class Contents:
     def totals(self) -> list[tuple[str, str]]:
         train, val = self.whole["files"]["train.jsonl"], self.whole["files"]["val.jsonl"]
         share = val["examples"] / (train["examples"] + val["examples"])
+        replay = self.whole["replay"]
+        general = (
+            [("General text", f"{replay['examples']:,} of the training examples, {replay['tokens']:,} tokens, from {replay['source']}")]
+            if replay
+            else []
+        )
         return [
             ("Papers", f"{self.whole['states']['ok']:,}, of which {self.whole['val_papers']:,} for validation"),
             ("Training", f"{train['examples']:,} examples, {train['tokens']:,} tokens"),
+            *general,
             ("Validation", f"{val['examples']:,} examples, {val['tokens']:,} tokens ({share:.2%} of the examples)"),
             ("Language", self.whole["language"] or "unclear"),
         ]
@@ -45,7 +52,7 @@ class Contents:
 def card(contents: Contents) -> str:
     """The page in Markdown."""
     lines = ["# Dataset card", "", "Made by papertune from scientific papers, to fine-tune a language model on their text.", ""]
-    lines += [f"* {name}: {figure}" for name, figure in contents.totals()]
+    lines += [f"* {name}: {_cell(figure)}" for name, figure in contents.totals()]
     lines += ["", "## How it was made", ""]
     lines += [
         "Papers are split as a whole: no paper, and no group of papers that share a tenth of their text, stands in both files. Chunks end where",
@@ -54,7 +61,7 @@ def card(contents: Contents) -> str:
         "",
         "| setting | value |",
         "|---|---|",
-        *[f"| `{name}` | {value} |" for name, value in contents.settings.items()],
+        *[f"| `{name}` | {_cell(_words(value))} |" for name, value in contents.settings.items()],
     ]
     if dropped := contents.dropped():
         lines += ["", "## What was left out", "", "| paragraphs | characters | why |", "|---:|---:|---|"]
@@ -81,11 +88,17 @@ def page(contents: Contents) -> str:
     rows = [(name, source, state, str(chunks)) for name, source, state, chunks in contents.papers]
     parts += ["<h2>Papers</h2>", _table(("paper", "source", "state", "examples"), sorted(rows, key=lambda row: (row[2] == "train", row[2])))]
     body = "\n".join(parts)
-    return f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>Dataset</title><style>{_STYLE}</style>\n<body>\n{body}\n</body></html>\n'
+    head = f'<meta charset="utf-8">{_HEAD}<title>Dataset</title><style>{_STYLE}</style>'
+    return f'<!doctype html>\n<html lang="en">{head}\n<body>\n{body}\n</body></html>\n'
 
 
+# Nothing is fetched, whatever a paper's text or name may hold.
+_HEAD = (
+    "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+    '<meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">'
+)
 _STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#111}table{border-collapse:collapse}"
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em}table{border-collapse:collapse}"
     "td,th{padding:.15em .8em .15em 0;text-align:left;vertical-align:top}th{border-bottom:1px solid #999}"
     "pre{white-space:pre-wrap;border-left:3px solid #ccc;padding-left:1em;font:14px/1.5 Georgia,serif}.read{color:#888}h3{font-size:1em}"
 )
@@ -108,7 +121,7 @@ def _histogram(lengths: Sequence[int], most: int) -> str:
         for k, count in enumerate(counts)
     )
     words = f'<text x="0" y="178">0</text><text x="{_BARS * 30}" y="178" text-anchor="end">{most} tokens</text>'
-    return f'<svg viewBox="0 0 {_BARS * 30} 185" width="720" role="img" font-size="13">{bars}{words}</svg>'
+    return f'<svg viewBox="0 0 {_BARS * 30} 185" width="720" style="max-width:100%" role="img" fill="currentColor" font-size="13">{bars}{words}</svg>'
 
 
 def _sample(example: Example) -> str:
@@ -119,4 +132,9 @@ def _sample(example: Example) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    """A name in Markdown: within its cell or line, and without markup of its own."""
+    return escape(" ".join(text.split()), quote=False).replace("|", "\\|").replace("`", "\\`").replace("[", "\\[")
+
+
+def _words(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple | list) else "" if value is None else str(value)

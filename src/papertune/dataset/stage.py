@@ -38,7 +38,9 @@ def run(config: PrepareConfig, *, on_event: OnEvent = ignore) -> Report:
     key = key_of(_content(files, config), settings, CODE_VERSION)
     make_folder(config.output_dir)
     whole = _unchanged(config.output_dir, key)
-    report = Report("prepare", written=[config.output_dir / name for name in (TRAIN, VAL, MANIFEST, CARD, PAGE)], next_command="papertune train")
+    longer = f" --max-seq-len {config.max_tokens}" if config.max_tokens != TrainConfig().max_seq_len else ""
+    written = [config.output_dir / name for name in (TRAIN, VAL, MANIFEST, CARD, PAGE)]
+    report = Report("prepare", written=written, next_command=f"papertune train{longer}")
     if whole is None:
         from papertune.dataset.preparing import prepare
 

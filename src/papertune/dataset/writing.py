@@ -12,8 +12,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from papertune.dataset.fingerprints import Hashes
 from papertune.dataset.making import Made
+from papertune.dataset.outputs import LENGTH_STEP
 from papertune.errors import from_os_error
 
 
@@ -31,7 +35,11 @@ class Lines:
         self.tokens.extend(tokens)
 
     def figures(self) -> dict[str, Any]:
-        return {"sha256": self._digest.hexdigest(), "bytes": self._size, "examples": len(self.tokens), "tokens": sum(self.tokens)}
+        lengths = [0] * (max(self.tokens, default=-1) // LENGTH_STEP + 1)
+        for count in self.tokens:
+            lengths[count // LENGTH_STEP] += 1
+        whole = {"examples": len(self.tokens), "tokens": sum(self.tokens), "lengths": lengths}
+        return {"sha256": self._digest.hexdigest(), "bytes": self._size, **whole}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +55,8 @@ class Entry:
     lengths: array[int]
     tokens: array[int]
     sample: Hashes
-    paragraphs: list[tuple[int, int]]
+    paragraphs: Hashes
+    letters: NDArray[np.uint32]
     dropped: Counter[str]
     characters: Counter[str]
 
@@ -72,7 +81,7 @@ class Spool:
         """Takes in the paper with this number in the order of the corpus, in place of what was there. Raises DiskFull or CannotWrite."""
         self._entries[number] = Entry(
             made.name, made.source, made.sha256, made.language, made.size, self._end, made.lengths, made.tokens,
-            made.sample, made.paragraphs, made.dropped, made.characters,
+            made.sample, made.paragraphs, made.letters, made.dropped, made.characters,
         )  # fmt: skip
         try:
             self._file.seek(self._end)

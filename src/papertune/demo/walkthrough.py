@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from papertune.adapter import open_adapter
-from papertune.config import Config, ExportConfig, ExtractConfig, PrepareConfig, TrainConfig
+from papertune.config import Config, ExportConfig, ExtractConfig, PrepareConfig, ReportConfig, TrainConfig
 
 TOY = "The tiny model is a toy of two million weights that has read nothing but these papers: expect word salad. It shows that the machinery works."
 PROMPT = "# Water in the root zone\n\n## Introduction\n\n"
@@ -34,6 +34,18 @@ def steps(folder: Path) -> tuple[Config, ...]:
     )
 
 
+def report(folder: Path) -> Config:
+    """The settings of the report on these steps."""
+    return ReportConfig(
+        output=folder / "report.html",
+        text_dir=folder / "extracted_text",
+        dataset_dir=folder / "dataset",
+        lora_dir=folder / "lora_output",
+        gguf=(folder / "demo.gguf",),
+        evaluation_dir=folder / "evaluation",
+    )
+
+
 def walk(folder: Path, execute: Callable[[Config], object]) -> None:
     """Runs the demo in ``folder``, step by step with ``execute``; called again it skips what is done."""
     from papertune.demo.typeset import write_papers
@@ -44,6 +56,8 @@ def walk(folder: Path, execute: Callable[[Config], object]) -> None:
     for number, config in enumerate(steps(folder), 1):
         print(f"\n── Step {number} of 4: papertune {config.step} ──", flush=True)
         execute(config)
+    print("\n── The run on one page: papertune report ──", flush=True)
+    execute(report(folder))
     passage = load_gguf(folder / "demo.gguf").generate(PROMPT, max_tokens=80, seed=0, temperature=0.8)
     bits = open_adapter(folder / "lora_output" / "final").provenance["bits_per_byte"]
     print(f"\n── What {folder / 'demo.gguf'} writes, run by llama.cpp ──\n\n{PROMPT}{passage}\n")

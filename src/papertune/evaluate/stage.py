@@ -47,7 +47,8 @@ def run(config: EvaluateConfig, *, on_event: OnEvent = ignore) -> Report:
         measuring.all(subjects)
         results = _results(config, subjects.all, measuring, on_event)
         results["writing"] = write_sections(config, subjects, texts[HELD_OUT], manifest, on_event)
-    results["copies"] = _copies(config, texts[HELD_OUT], on_event)
+    written = [text for model in (results["writing"] or {"models": ()})["models"] for text in model["texts"]]
+    results["copies"] = _copies(config, texts[HELD_OUT], written, on_event)
     figures = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
     for name, text in (("evaluation.json", figures), ("evaluation.md", as_markdown(results, (HELD_OUT, GENERAL)))):
         write_text(config.output_dir / name, text)
@@ -150,9 +151,9 @@ def _change(before: Sequence[Measured], after: Sequence[Measured], seed: int) ->
     return {**asdict(difference), "percent": 100 * difference.value / bits_per_byte(before, seed).value}
 
 
-def _copies(config: EvaluateConfig, papers: Sequence[Paper], on_event: OnEvent) -> dict[str, Any] | None:
+def _copies(config: EvaluateConfig, papers: Sequence[Paper], written: Sequence[dict[str, Any]], on_event: OnEvent) -> dict[str, Any] | None:
     """What the held-out papers share word for word with the training text: the measure for what a model may share with it, and proof that the
-    split holds. None without training data."""
+    split holds. What models have ``written`` gets its own ``copies``. None without training data."""
     if not config.train_file.exists():
         on_event(Notice(f"{config.train_file} is not here, so held-out papers were not compared with it."))
         return None
@@ -165,6 +166,9 @@ def _copies(config: EvaluateConfig, papers: Sequence[Paper], on_event: OnEvent) 
         comparison = against.compare("\n\n".join(p.text[p.known :] for p in paper.passages), lambda text: len(tokenizer.encode(text)))
         copies = [{"tokens": found.tokens, "from": found.place, "text": found.text} for found in comparison.long]
         entries.append({"name": paper.name, "share": comparison.share, "longest": comparison.longest, "copies": copies})
+    for text in written:
+        long = against.compare(text["text"], lambda words: len(tokenizer.encode(words))).long
+        text["copies"] = [{"start": f.copy.start, "end": f.copy.end, "tokens": f.tokens, "from": f.place} for f in long]
     return {"training_words": against.collection.words, "least_tokens": LEAST_TOKENS, "papers": entries}
 
 

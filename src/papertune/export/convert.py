@@ -7,34 +7,40 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from papertune.device import cores, disk_free, gib
-from papertune.errors import DiskFull, MissingLibrary
+from papertune.device import cores
+from papertune.errors import MissingLibrary
 from papertune.events import Notice, OnEvent, Report, Started, Unit
+from papertune.export import room
 from papertune.export.check import available
 from papertune.export.gguf import TensorInfo, head_bytes, lay_out, padded
 from papertune.export.metadata import describe
 from papertune.export.mix import MIXES, Shape, type_of
 from papertune.export.part import Part
 from papertune.export.quantize.kernels import compile_for
+from papertune.export.record import write_record
 from papertune.export.source import TensorSource
 from papertune.export.stream import Job, stream
 from papertune.export.texts import sample_tokens
 from papertune.export.vocabulary import read_vocabulary
 from papertune.family import key_value_heads
-from papertune.files import PART
 
-SPARE = 64 << 20  # bytes to leave free on the disk
+if TYPE_CHECKING:
+    from papertune.export.verify import Verdict
+
 _VERIFIED, _LENGTH = 4, 96  # texts, and tokens of each, that are compared with the model in full
+VERIFIED_TOKENS = _VERIFIED * _LENGTH
 _SPLIT = 200  # texts whose tokens are compared
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What to make. ``importance`` is empty without a matrix; ``texts`` are for verification, None when it is not wanted."""
+    """What to make. ``importance`` is empty without a matrix; ``texts`` are for verification, None when it is not wanted. ``foreign`` says that
+    the adapter does not tell which model it was trained on."""
 
     path: Path
     quant: str
@@ -42,12 +48,13 @@ class Wanted:
     provenance: Mapping[str, str]
     importance: Mapping[str, NDArray[np.float32]]
     texts: list[str] | None
+    foreign: bool = False
 
 
 def convert(source: TensorSource, wanted: Wanted, report: Report, on_event: OnEvent) -> str:
     """Writes the file unless exactly it stands already; returns its SHA-256, or an empty string where it stood.
 
-    Raises UnsupportedModel, BadModel, BadExport, Busy, DiskFull, CannotWrite.
+    Raises UnsupportedModel, BadModel, BadAdapter, BadExport, Busy, DiskFull, OutOfMemory, CannotWrite.
     """
     mix = MIXES[wanted.quant]
     vocabulary = read_vocabulary(source.base.folder, source.base.config["vocab_size"])
@@ -60,14 +67,14 @@ def convert(source: TensorSource, wanted: Wanted, report: Report, on_event: OnEv
         report.fresh = True
         report.states["fresh"] = 1
         return ""
-    part = wanted.path.with_name(wanted.path.name + PART)
-    need(wanted.path, size - (part.stat().st_size if part.exists() else 0), "the GGUF file")
+    verifying = wanted.texts is not None
+    room.check(source, jobs, wanted.path, size, tokens=VERIFIED_TOKENS if verifying else 0, verify=verifying)
     compiling = compile_for({tensor.type for tensor in tensors}, importance=bool(wanted.importance))
     with Part(wanted.path, head, tensors, hashlib.sha256(head).hexdigest()) as out:
         _write(source, jobs, wanted.importance, out, on_event)
         sha256 = out.sync()
-        if wanted.texts is not None:
-            _verify(out.part, source, wanted.texts, report, on_event)
+        verdict = None if wanted.texts is None else _verify(out.part, source, wanted.texts, wanted.foreign, report, on_event)
+        write_record(wanted.path, head, size, sha256, verdict)
         out.publish()
     report.states["ok"] = 1
     report.summary.append(("GGUF", f"{wanted.path}, {wanted.quant}, {_words(size)}"))
@@ -96,13 +103,6 @@ def plan(source: TensorSource, quant: str, *, weighted: bool) -> list[Job]:
     ]
 
 
-def need(path: Path, size: int, what: str) -> None:
-    """Raises DiskFull when ``size`` bytes do not fit where ``path`` will be."""
-    free = disk_free(path)
-    if free < size + SPARE:
-        raise DiskFull(f"{what[0].upper()}{what[1:]} at {path} needs {gib(size)}; {gib(free)} are free.", "Free some space or choose another disk.")
-
-
 def _write(source: TensorSource, jobs: list[Job], importance: Mapping[str, NDArray[np.float32]], out: Part, on_event: OnEvent) -> None:
     on_event(Started("Quantising", len(jobs), "tensors", out.done))
     first = out.done
@@ -114,19 +114,23 @@ def _write(source: TensorSource, jobs: list[Job], importance: Mapping[str, NDArr
                 on_event(Unit(out.done, jobs[first + job].info.name))
 
 
-def _verify(path: Path, source: TensorSource, texts: list[str], report: Report, on_event: OnEvent) -> None:
+def _verify(path: Path, source: TensorSource, texts: list[str], foreign: bool, report: Report, on_event: OnEvent) -> Verdict | None:
     if not available():
         on_event(Notice("The GGUF was not verified, because xllamacpp is not installed (pip install xllamacpp)."))
-        return
-    from papertune.export.verify import verify
+        return None
+    from papertune.export.verify import check_base, verify
 
     on_event(Started("Verifying", None, "tensors"))
     try:
-        verdict = verify(path, source, texts[:_SPLIT], sample_tokens(source.base, texts, count=_VERIFIED, length=_LENGTH))
+        tokens = sample_tokens(source.base, texts, count=_VERIFIED, length=_LENGTH)
+        verdict = verify(path, source, texts[:_SPLIT], tokens)
     except MissingLibrary as error:
         on_event(Notice(f"The GGUF was not verified: {error.what}", "warning"))
-        return
+        return None
+    if foreign:
+        check_base(source, tokens, verdict)
     report.summary.append(("Verified", str(verdict)))
+    return verdict
 
 
 def _stands(path: Path, head: bytes, size: int) -> bool:

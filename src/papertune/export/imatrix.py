@@ -28,13 +28,15 @@ def collect(source: TensorSource, texts: Sequence[Sequence[int]], device: str = 
 
     from papertune.export.forward import run_model
 
-    found: Importance = {}
+    sums: dict[str, torch.Tensor] = {}
 
     def seen(name: str, x: torch.Tensor) -> None:
-        found[source.names[name]] = x.double().pow(2).mean(dim=0).float().cpu().numpy()
+        for piece in torch.split(x, 1024):
+            sums[name] = sums.get(name, 0) + piece.double().pow(2).sum(dim=0)
 
     run_model(source, texts, seen=seen, logits=False, device=device)
-    return found
+    count = sum(map(len, texts))
+    return {source.names[name]: (total / count).float().cpu().numpy() for name, total in sums.items()}
 
 
 def write_imatrix(path: Path, importance: Mapping[str, NDArray[np.float32]], dataset: str) -> None:

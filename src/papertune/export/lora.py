@@ -1,7 +1,7 @@
 """The adapter alone as a GGUF, for llama.cpp's ``--lora``: a few megabytes beside a base model that is there already.
 
 Names are the base tensors' with ``.lora_a`` and ``.lora_b``; the halves stay F32. Where GGUF pairs the rows of a projection, B's rows move with
-them. Reference: llama.cpp's convert_lora_to_gguf.py.
+them. Reference: llama.cpp's convert_lora_to_gguf.py. Ollama's server no longer takes adapters.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from papertune.export.quantize.floats import from_bfloat, to_bfloat
 
 F = np.float32
-_COLUMNS = 512  # of A at once: 16 × 512 floats are 32 KiB
+COLUMNS = 512  # of A at once: 16 × 512 floats are 32 KiB
+UNROLL = 4  # products summed before a sum goes back to memory
 
 
 def widen(raw: NDArray[Any]) -> NDArray[np.float32]:
@@ -27,7 +28,7 @@ def widen(raw: NDArray[Any]) -> NDArray[np.float32]:
 
 def merged_rows(raw: NDArray[Any], a: NDArray[np.float32], b: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
     """Rows of the tuned weight as float32 with the precision of ``raw`` (rows × columns); ``a`` is rank × columns, ``b`` rows × rank."""
-    delta = np.zeros(raw.shape, np.float32)
+    delta = np.empty(raw.shape, np.float32)
     _product(b, a, delta)
     if raw.dtype == np.uint16:
         _add_bfloat(raw.reshape(-1), delta.reshape(-1), F(scale))
@@ -39,21 +40,24 @@ def merged_rows(raw: NDArray[Any], a: NDArray[np.float32], b: NDArray[np.float32
 
 @njit(nogil=True, fastmath={"contract"}, cache=True)
 def _product(b, a, out):  # type: ignore[no-untyped-def]
+    """B · A. A strip of A and a row of sums have fixed widths and no other name, so that the compiler makes vector loops of the inner two."""
     rows, rank = b.shape
     columns = a.shape[1]
-    for left in range(0, columns, _COLUMNS):
-        right = min(left + _COLUMNS, columns)
+    strip, factors, total = np.zeros((rank + UNROLL, COLUMNS), F), np.zeros(rank + UNROLL, F), np.empty(COLUMNS, F)
+    for left in range(0, columns, COLUMNS):
+        width = min(COLUMNS, columns - left)
+        for k in range(rank):
+            strip[k, :width] = a[k, left : left + width]
         for row in range(rows):
-            k = 0
-            while k + 4 <= rank:
-                b0, b1, b2, b3 = b[row, k], b[row, k + 1], b[row, k + 2], b[row, k + 3]
-                for j in range(left, right):
-                    out[row, j] = (((out[row, j] + b0 * a[k, j]) + b1 * a[k + 1, j]) + b2 * a[k + 2, j]) + b3 * a[k + 3, j]
-                k += 4
-            while k < rank:
-                for j in range(left, right):
-                    out[row, j] += b[row, k] * a[k, j]
-                k += 1
+            factors[:rank] = b[row]
+            total[:] = F(0)
+            for first in range(0, rank, UNROLL):  # rows past the rank are zero
+                for j in range(COLUMNS):
+                    value = total[j]
+                    for k in range(first, first + UNROLL):
+                        value += factors[k] * strip[k, j]
+                    total[j] = value
+            out[row, left : left + width] = total[:width]
 
 
 @njit(nogil=True, cache=True)

@@ -1,7 +1,7 @@
 """The metadata of a GGUF: what llama.cpp and Ollama need to run the model, and where it comes from.
 
-Keys, types and order are those of llama.cpp's converter followed by llama-quantize. papertune's own keys begin with ``papertune.``; a
-sliding window is written too, though llama.cpp's Mistral does not read it.
+Keys, types and order are those of llama.cpp's converter (conversion/base.py, conversion/llama.py) followed by llama-quantize, which puts the
+last two at the end. docs/export.md lists every difference; tests/golden/gguf_metadata.txt is what is written.
 """
 
 from __future__ import annotations
@@ -37,10 +37,9 @@ def describe(base: Base, vocabulary: Vocabulary, mix: Mix, *, name: str, provena
         Entry(f"{arch}.attention.head_count_kv", "u32", key_value_heads(config)),
         Entry(f"{arch}.rope.freq_base", "f32", rope_theta(config)),
         Entry(f"{arch}.attention.layer_norm_rms_epsilon", "f32", float(config.get("rms_norm_eps", 1e-6))),
+        Entry(f"{arch}.attention.key_length", "u32", head_size(config)),
+        Entry(f"{arch}.attention.value_length", "u32", head_size(config)),
     ]
-    if config.get("head_dim"):
-        entries.append(Entry(f"{arch}.attention.key_length", "u32", config["head_dim"]))
-        entries.append(Entry(f"{arch}.attention.value_length", "u32", config["head_dim"]))
     if config.get("sliding_window"):
         entries.append(Entry(f"{arch}.attention.sliding_window", "u32", config["sliding_window"]))
     entries += [
@@ -65,7 +64,10 @@ def licence_of(folder: Path) -> str:
 
 
 def _tokenizer(vocabulary: Vocabulary) -> list[Entry]:
-    entries = [
+    entries = []
+    if vocabulary.space_prefix is not None:
+        entries.append(Entry("tokenizer.ggml.add_space_prefix", "bool", vocabulary.space_prefix))
+    entries += [
         Entry("tokenizer.ggml.model", "str", "llama"),
         Entry("tokenizer.ggml.pre", "str", "default"),
         Entry("tokenizer.ggml.tokens", "[str]", vocabulary.tokens),
@@ -80,6 +82,4 @@ def _tokenizer(vocabulary: Vocabulary) -> list[Entry]:
         entries.append(Entry("tokenizer.ggml.padding_token_id", "u32", vocabulary.padding))
     entries.append(Entry("tokenizer.ggml.add_bos_token", "bool", True))
     entries.append(Entry("tokenizer.ggml.add_eos_token", "bool", False))
-    if vocabulary.space_prefix is not None:
-        entries.append(Entry("tokenizer.ggml.add_space_prefix", "bool", vocabulary.space_prefix))
     return entries

@@ -1,13 +1,15 @@
 """Making a model in Ollama over its HTTP API, as ``ollama create`` does: the GGUF as a blob under its SHA-256, then one create request.
 
 Everything a Modelfile would say goes in the request as JSON, so no value can become an instruction. An existing model of the same name stays
-as it is until Ollama has the new one whole: the manifest is the last thing it writes. Reference: Ollama's docs/api.md.
+as it is until Ollama has the new one whole: the manifest is the last thing it writes. Reference: Ollama's docs/api.md, api/types.go (what type an
+option has), server/create.go and server/routes.go (statuses and errors).
 """
 
 from __future__ import annotations
 
 import http.client
 import json
+import re
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,8 +20,11 @@ from urllib.parse import urlsplit
 from papertune.errors import OllamaUnavailable
 from papertune.ollama import address
 
+_FILE = "model.gguf"  # its ending says what the blob is; the real name may hold what Ollama refuses in a path
 Progress = Callable[[int], None]
 _PIECE = 1 << 20
+_FIRST = (0, 5, 5)  # the first version whose /api/create takes files; earlier ones want a Modelfile and a path on the server
+_LISTS = ("stop",)  # parameters that are lists; a plain string is taken at create, and then every request to the model fails
 _ANSWER = 600.0  # seconds without a line: Ollama hashes and parses a 5 GB file between two lines
 
 
@@ -36,11 +41,15 @@ class Ollama:
             raise self._unavailable(f"{host or 'OLLAMA_HOST'} is no address of a server: {error}.") from error
 
     def version(self) -> str:
-        """Raises OllamaUnavailable when nothing answers or what answers is not Ollama."""
+        """Raises OllamaUnavailable when nothing answers, or what answers is not Ollama or too old to take a GGUF."""
         answer = self._json("GET", "/api/version")
         version = answer.get("version")
         if not isinstance(version, str):
             raise self._unavailable(f"What answers at {self._url} is not Ollama.")
+        numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:3])
+        if (0, 0, 0) < numbers < _FIRST:  # 0.0.0 is a build without a number
+            oldest = ".".join(map(str, _FIRST))
+            raise self._unavailable(f"Ollama at {self._url} is version {version}; models can be made over its API from {oldest} on.")
         return version
 
     def upload(self, path: Path, sha256: str, progress: Progress) -> None:
@@ -72,9 +81,10 @@ class Ollama:
             raise self._unavailable(f"Ollama did not take {path.name}: {_reason(text, answer.status)}.")
         return None
 
-    def create(self, name: str, sha256: str, file: str, *, template: str, parameters: Mapping[str, Any], licence: str) -> Iterator[str]:
+    def create(self, name: str, sha256: str, *, template: str, parameters: Mapping[str, Any], licence: str) -> Iterator[str]:
         """Makes the model from the blob; yields what Ollama says it is doing. Raises OllamaUnavailable unless it ends in success."""
-        body = {"model": name, "files": {file: f"sha256:{sha256}"}, "template": template, "parameters": dict(parameters)}
+        typed = {key: [value] if key in _LISTS else value for key, value in parameters.items()}
+        body = {"model": name, "files": {_FILE: f"sha256:{sha256}"}, "template": template, "parameters": typed}
         if licence:
             body["license"] = licence
         with self._connection() as connection:
@@ -98,9 +108,9 @@ class Ollama:
             return _object(connection.getresponse().read())
 
     @contextmanager
-    def _connection(self, timeout: float = _ANSWER) -> Iterator[http.client.HTTPConnection]:
+    def _connection(self, timeout: float | None = None) -> Iterator[http.client.HTTPConnection]:
         kind = http.client.HTTPSConnection if self._https else http.client.HTTPConnection
-        connection = kind(self._host, self._port, timeout=timeout)
+        connection = kind(self._host, self._port, timeout=timeout or _ANSWER)
         try:
             yield connection
         except ConnectionRefusedError as error:

@@ -32,11 +32,12 @@ class TensorSource:
 
     def __init__(self, base: Base, adapter: Adapter | None, *, nf4: bool = False) -> None:
         self.base = base
-        self._nf4, self._rounded, self._lock = nf4, ("", _NOTHING), threading.Lock()
+        self.nf4, self._rounded, self._lock = nf4, ("", _NOTHING), threading.Lock()
         self._weights = Weights(base.weight_files)
         try:
             self._pairs = {f"{module}.weight": pair for module, pair in adapter.pairs().items()} if adapter else {}
             self._scale = adapter.scale if adapter else 0.0
+            self.adapter_bytes = sum(a.nbytes + b.nbytes for a, b in self._pairs.values())
             self.names = self._check()
             if adapter:
                 self._check_adapter(adapter)
@@ -77,7 +78,7 @@ class TensorSource:
         self.close()
 
     def _stored(self, name: str, first: int, last: int) -> NDArray[Any]:
-        if not self._nf4 or name not in self._pairs or self.dtype(name) != "BF16":
+        if not self.nf4 or name not in self._pairs or self.dtype(name) != "BF16":
             return self._weights.rows(name, first, last)
         with self._lock:  # the scales of NF4 are rounded over the whole matrix; its slabs come one after the other
             if self._rounded[0] != name:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from papertune.export.modelfile import Modelfile
     from papertune.export.source import TensorSource
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Raised when this room would write other bytes for the same input; it stands in the GGUF."""
 
 _IMATRIX_TEXTS, _IMATRIX_LENGTH = 32, 512
@@ -35,7 +35,7 @@ def run(config: ExportConfig, *, on_event: OnEvent = ignore) -> Report:
     """Exports, or finds that the same export stands.
 
     Raises BadAdapter, BadModel, BadGguf, BadExport, BadDataset (the validation text), UnsupportedModel, ModelAccess, MissingLibrary, BadValue,
-    OllamaUnavailable, Busy, DiskFull, CannotWrite.
+    OllamaUnavailable, Busy, DiskFull, OutOfMemory, CannotWrite.
     """
     from papertune.export.gguf import read_head
     from papertune.export.modelfile import checked_name
@@ -66,25 +66,36 @@ class _Input:
 def _convert(config: ExportConfig, report: Report, on_event: OnEvent) -> str:
     """The GGUF's SHA-256, or an empty string where it stood already."""
     try:
-        from papertune.export.convert import Wanted, convert
+        from papertune.export import room
+        from papertune.export.convert import VERIFIED_TOKENS, Wanted, convert, plan
+        from papertune.export.lora import write_lora
+        from papertune.export.merged import read_provenance, write_merged
         from papertune.export.source import TensorSource
         from papertune.export.texts import sample_texts
+        from papertune.export.vocabulary import read_vocabulary
     except ImportError as error:
         raise MissingLibrary(f"{error.name} is needed for the export and does not import.", f"Run: pip install {error.name}") from error
 
     given = _open(config, on_event)
     with TensorSource(given.base, given.adapter, nf4=config.merge_base == "nf4") as source:
+        read_vocabulary(given.base.folder, given.base.config["vocab_size"])  # refused before any work
+        texts = sample_texts(config.val_file) if config.verify else None
+        merging = given.adapter is not None and _wants_merged(config) and read_provenance(config.merged_dir) != given.provenance
+        tokens = _IMATRIX_TEXTS * _IMATRIX_LENGTH if config.imatrix == "auto" else VERIFIED_TOKENS if config.verify else 0
+        jobs = plan(source, config.quant, weighted=config.imatrix != "off")
+        room.check_all(source, jobs, config.gguf_path, merged=config.merged_dir if merging else None, tokens=tokens, verify=config.verify)
+        if merging:
+            write_merged(source, config.merged_dir, given.provenance, on_event)
         if given.adapter and _wants_merged(config):
-            _merge(config, source, given, report, on_event)
+            report.written.insert(0, config.merged_dir)
         if given.adapter and config.lora_gguf:
-            from papertune.export.lora import write_lora
-
             write_lora(config.lora_gguf, given.base, given.adapter, given.provenance)
             report.written.append(config.lora_gguf)
         importance, origin = _importance(config, source, given, on_event)
         provenance = {**given.provenance, **origin, "code_version": str(CODE_VERSION)}
-        texts = sample_texts(config.val_file) if config.verify else None
-        return convert(source, Wanted(config.gguf_path, config.quant, config.ollama_name, provenance, importance, texts), report, on_event)
+        foreign = given.adapter is not None and "model" not in given.adapter.provenance.get("run", {})
+        wanted = Wanted(config.gguf_path, config.quant, config.ollama_name, provenance, importance, texts, foreign)
+        return convert(source, wanted, report, on_event)
 
 
 def _wants_merged(config: ExportConfig) -> bool:
@@ -122,18 +133,7 @@ def _open(config: ExportConfig, on_event: OnEvent) -> _Input:
 def _data_hashes(provenance: Mapping[str, Any]) -> dict[str, str]:
     """The hashes of the training data, as the adapter records them."""
     run = provenance.get("run", {})
-    return {f"dataset.{key}": str(run[key]) for key in ("train", "val") if isinstance(run.get(key), str)}
-
-
-def _merge(config: ExportConfig, source: TensorSource, given: _Input, report: Report, on_event: OnEvent) -> None:
-    """Writes the merged folder unless it stands already."""
-    from papertune.export.convert import need
-    from papertune.export.merged import bytes_needed, read_provenance, write_merged
-
-    if read_provenance(config.merged_dir) != given.provenance:
-        need(config.merged_dir, bytes_needed(source), "the merged model")
-        write_merged(source, config.merged_dir, given.provenance, on_event)
-    report.written.insert(0, config.merged_dir)
+    return {f"dataset.{key}.sha256": str(run[f"{key}_data"]) for key in ("train", "val") if isinstance(run.get(f"{key}_data"), str)}
 
 
 def _importance(config: ExportConfig, source: TensorSource, given: _Input, on_event: OnEvent) -> tuple[Importance, dict[str, str]]:
@@ -210,15 +210,10 @@ def _create(config: ExportConfig, modelfile: Modelfile, sha256: str, report: Rep
             on_event(Unit(told))
 
     ollama.upload(config.gguf_path, sha256, progress)
-    for _ in ollama.create(
-        config.ollama_name,
-        sha256,
-        config.gguf_path.name,
-        template=modelfile.template,
-        parameters=modelfile.parameters,
-        licence=modelfile.licence,
-    ):
-        pass
+    said = ollama.create(config.ollama_name, sha256, template=modelfile.template, parameters=modelfile.parameters, licence=modelfile.licence)
+    on_event(Started("Making the model in Ollama", None, "steps"))
+    for number, _ in enumerate(said, 1):
+        on_event(Unit(number))
     report.summary.append(("Ollama", f"made {config.ollama_name}"))
     report.fresh = False
     report.next_command = f"ollama run {config.ollama_name}"

@@ -6,6 +6,7 @@ the GIL). The caller takes finished slabs in order; only a few are ahead of it, 
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -60,6 +61,11 @@ def stream(
         finally:
             for _, future in waiting:
                 future.cancel()
+
+
+def largest_slab(jobs: list[Job]) -> int:
+    """Values in the largest slab of these jobs."""
+    return max((slab.last - slab.first) * math.prod(job.info.shape[1:]) for job in jobs for slab in _slabs(0, job))
 
 
 def _slabs(number: int, job: Job) -> Iterator[_Slab]:

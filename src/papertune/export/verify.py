@@ -1,7 +1,7 @@
 """Is the GGUF the tuned model? It is loaded in llama.cpp and compared with the model that it was made from, on the user's own text.
 
 Three things can go wrong without an error: a vocabulary that splits text otherwise, tensors in the wrong place or order, and a quantisation
-that went astray. The first shows in the token numbers, the others in what the model thinks of the text, in bits a token.
+that went astray. The first shows in the token numbers, the others in what the model thinks of the text, in bits a byte.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from papertune.errors import BadExport
+from papertune.errors import BadAdapter, BadExport
 from papertune.export.check import load_gguf
 from papertune.export.forward import run_model
 from papertune.export.source import TensorSource
-from papertune.tokenizer import open_tokenizer
+from papertune.tokenizer import Tokenizer, open_tokenizer
 
-WORST = 0.5  # bits a token that the GGUF may lose; 4-bit quantisation loses about 0.05, a wrong row order several
+WORST = 0.12  # bits a byte that the GGUF may lose; 4-bit quantisation loses about 0.01, a wrong row order whole bits
+FOREIGN = 0.5  # bits a byte that an adapter may lose against its base alone; training gains some tenths
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """``bits`` are bits a token of the model in float32 and of the GGUF; ``agreement`` is how often both have the same likeliest token."""
+    """``bits`` are bits a byte of text, of the model in float32 and of the GGUF; ``agreement`` is how often both have the same likeliest token."""
 
     tokens: int
     model_bits: float
@@ -32,7 +33,7 @@ class Verdict:
     agreement: float
 
     def __str__(self) -> str:
-        return f"{self.gguf_bits:.3f} bits a token, the model {self.model_bits:.3f}; same next token {self.agreement:.1%} of {self.tokens}"
+        return f"{self.gguf_bits:.3f} bits a byte, the model {self.model_bits:.3f}; same next token {self.agreement:.1%} of {self.tokens}"
 
 
 def verify(gguf: Path, source: TensorSource, texts: Sequence[str], tokens: Sequence[Sequence[int]]) -> Verdict:
@@ -44,7 +45,8 @@ def verify(gguf: Path, source: TensorSource, texts: Sequence[str], tokens: Seque
                 raise BadExport(f"{gguf} splits text into other tokens than the model does: {text[:40]!r}.", _REMEDY)
         theirs = [loaded.logits(ids) for ids in tokens]
     ours = run_model(source, tokens)
-    model_bits, gguf_bits = _bits(ours, tokens), _bits(theirs, tokens)
+    size = _bytes(tokenizer, tokens)
+    model_bits, gguf_bits = _bits(ours, tokens) / size, _bits(theirs, tokens) / size
     same = np.concatenate([a.argmax(axis=1) == b.argmax(axis=1) for a, b in zip(ours, theirs, strict=True)])
     verdict = Verdict(same.size, model_bits, gguf_bits, float(same.mean()))
     if not gguf_bits - model_bits < WORST:  # also when it is no number
@@ -52,15 +54,33 @@ def verify(gguf: Path, source: TensorSource, texts: Sequence[str], tokens: Seque
     return verdict
 
 
+def check_base(source: TensorSource, tokens: Sequence[Sequence[int]], verdict: Verdict) -> None:
+    """Raises BadAdapter when the text is far less likely to the tuned model than to its base alone: the adapter learnt on top of something else.
+
+    For adapters that do not say which model they were trained on; shapes alone agree between all models of a size.
+    """
+    with TensorSource(source.base, None) as base:
+        tokenizer = open_tokenizer(source.base.folder)
+        base_bits = _bits(run_model(base, tokens), tokens) / _bytes(tokenizer, tokens)
+    if verdict.model_bits - base_bits > FOREIGN:
+        what = f"The adapter spoils {source.base.name}: {verdict.model_bits:.2f} bits a byte of the validation text, {base_bits:.2f} without it."
+        raise BadAdapter(what, "Name the base model that it was trained on in its adapter_config.json; --no-verify exports it all the same.")
+
+
 _REMEDY = "The file was not given its final name. Please report this; --no-verify writes it all the same."
 
 
+def _bytes(tokenizer: Tokenizer, tokens: Sequence[Sequence[int]]) -> int:
+    """Bytes of text in these tokens, but for the first of each."""
+    return sum(len(tokenizer.decode(list(ids)[1:]).encode()) for ids in tokens)
+
+
 def _bits(logits: Sequence[NDArray[np.float32]], tokens: Sequence[Sequence[int]]) -> float:
-    """Mean bits of each token after the first, given those before it."""
+    """Bits of all tokens after each text's first, given those before them."""
     losses = []
     for values, ids in zip(logits, tokens, strict=True):
         wide = values[:-1].astype(np.float64)
         top = wide.max(axis=1)
         total = top + np.log(np.exp(wide - top[:, None]).sum(axis=1))
         losses.append(total - wide[np.arange(len(ids) - 1), np.asarray(ids[1:])])
-    return float(np.concatenate(losses).mean() / np.log(2))
+    return float(np.concatenate(losses).sum() / np.log(2))

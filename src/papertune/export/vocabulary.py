@@ -51,10 +51,10 @@ def read_vocabulary(folder: Path, size: int) -> Vocabulary:
     scores = [pieces.GetScore(i) for i in range(count)] + [_PADDING_SCORE] * (size - count)
     types = [_type(pieces, i) for i in range(count)] + [UNUSED] * (size - count)
     settings = _read(folder / "tokenizer_config.json")
-    for number, content, special in _added(folder, settings):
+    for number, content, special in _added(folder, settings):  # also tokens of SentencePiece's own, such as <s>, which become control tokens
         if number >= size:
             raise BadModel(f"{folder}: the added token {content!r} has number {number} of {size}.", "Download the model again.")
-        tokens[number] = content.replace("▁", " ").encode() if not special else content.encode()
+        tokens[number] = content.encode()
         types[number] = CONTROL if special else USER
         scores[number] = _ADDED_SCORE
     config = _read(folder / "config.json")
@@ -85,9 +85,20 @@ def _added(folder: Path, settings: dict[str, Any]) -> list[tuple[int, str, bool]
     """(number, content, special) of the tokens that transformers adds to SentencePiece's."""
     added = [(int(number), str(content), False) for content, number in _read(folder / "added_tokens.json").items()]
     decoder = settings.get("added_tokens_decoder")
-    if isinstance(decoder, dict):
-        added += [(int(number), str(token["content"]), bool(token.get("special"))) for number, token in decoder.items()]
+    for number, token in decoder.items() if isinstance(decoder, dict) else ():
+        content = str(token["content"])
+        special = bool(token.get("special")) or _looks_special(content)
+        added.append((int(number), content if special else content.replace("▁", " "), special))
     return added
+
+
+def _looks_special(content: str) -> bool:
+    """Control tokens that some models do not mark as such (``does_token_look_special`` of llama.cpp's converter)."""
+    return (
+        content in ("<pad>", "<mask>", "<2mass>", "[@BOS@]")
+        or (content.startswith(("<|", "<｜")) and content.endswith(("|>", "｜>")))
+        or (content.startswith("<unused") and content.endswith(">"))
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:

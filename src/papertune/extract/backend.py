@@ -89,17 +89,19 @@ class PartlyRead(CannotRead):
 @dataclass(frozen=True, slots=True)
 class Options:
     """What the backends with models need to know: ``device`` is "cuda" or "cpu", ``models`` the folder of Docling's weights, ``threads`` how
-    many a model may use."""
+    many a model may use. ``looks`` names the backends there are for pages on which the fast engine cannot be believed."""
 
     device: str = "cpu"
     models: Path = Path()
     threads: int = 1
+    looks: frozenset[str] = frozenset()
 
 
 # name: (module:function that makes the backend, libraries it imports)
 BACKENDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "fast": ("papertune.extract.backends.fast:open_backend", ("pypdfium2",)),
-    "docling": ("papertune.extract.backends.docling:open_backend", ("docling", "torch", "transformers", "docling_parse")),
+    "second-look": ("papertune.extract.backends.second_look:open_backend", ("pypdfium2",)),
+    "docling": ("papertune.extract.backends.docling:open_backend", ("docling", "transformers", "docling_parse")),
     "pypdf": ("papertune.extract.backends.pypdf:open_backend", ("pypdf",)),
     "pdfplumber": ("papertune.extract.backends.pdfplumber:open_backend", ("pdfplumber",)),
     "ocr": ("papertune.extract.backends.ocr:open_backend", ("rapidocr", "onnxruntime", "pypdfium2")),

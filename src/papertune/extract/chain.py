@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from papertune.config import ExtractConfig
@@ -22,7 +22,7 @@ from papertune.supervise import Outcome, Workers
 
 LOG = "extract.log"
 
-MODELS = ("docling", "ocr")
+MODELS = ("docling", "second-look", "ocr")
 """Backends that load models, in workers of their own. Docling has one, with the GPU or every core; text recognition one a core."""
 
 MODELS_TIME = 10
@@ -64,7 +64,7 @@ class Reading:
     def _read(self, jobs: list[Job], kind: str, count: int) -> list[Job]:
         """Reads the jobs in workers for this kind of backend. Returns those that go on to another kind."""
         limits = (self.config.timeout, self.config.memory_limit)
-        if kind == "docling":
+        if kind == "docling" or (kind == "second-look" and "docling" in self.options.looks):
             count = 1
         if kind in MODELS:
             limits = (MODELS_TIME * limits[0], max(limits[1], MODELS_MEMORY))
@@ -84,6 +84,12 @@ class Reading:
             for task, outcome in workers.outcomes():
                 job = by_path[task.path]
                 answer: Answer = outcome.value if outcome.status == "ok" else Answer(state_of(outcome), _words(outcome))
+                if answer.unsure:
+                    self.log.info("%s: %s is not sure of it, %s (%.2f s)", job.file.path, job.chain[0], answer.reason, outcome.seconds)
+                    job.look_again()
+                    self.ledger.waiting(job)
+                    passed_on.append(job)
+                    continue
                 scanned = answer.state == "no_text" and job.scan
                 if not (scanned or answer.state in FAULTS_OF_BACKEND or (job.failures and answer.state in INCONCLUSIVE)):
                     self._end(job, answer, outcome.seconds)
@@ -97,7 +103,7 @@ class Reading:
                     self._end(job, _verdict(job), outcome.seconds)
                     continue
                 self.ledger.waiting(job)
-                if _kind(job) == kind:
+                if _kind(job) == kind:  # at once: it may run into two more limits, and should not be alone with them at the end
                     workers.submit(self._task(job), first=True)
                 else:
                     passed_on.append(job)
@@ -116,7 +122,8 @@ class Reading:
 
     def _task(self, job: Job) -> Task:
         file, engine = job.file, job.chain[0]
-        return Task(file.path, file.source, job.sha256, file.size, file.mtime, engine, BACKENDS[engine][0], self.options, self.config.min_length)
+        options = self.options if job.second or engine in MODELS else replace(self.options, looks=frozenset())
+        return Task(file.path, file.source, job.sha256, file.size, file.mtime, engine, BACKENDS[engine][0], options, self.config.min_length)
 
     def _end(self, job: Job, answer: Answer, seconds: float) -> None:
         """The outputs first, then the record that promises them, then the news."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from papertune.config import ExtractConfig
@@ -16,26 +17,39 @@ INSTALL_DOCLING = 'pip install "papertune[docling]"'
 INSTALL_OCR = 'pip install "papertune[ocr]"'
 FALLBACKS = ("fast", "pypdf", "pdfplumber")
 _LAYOUT = ("docling-project--docling-layout-heron", "model.safetensors")
+_LAYOUT_ONNX = ("docling-project--docling-layout-heron-onnx", "model.onnx")
 
 
 @dataclass(frozen=True, slots=True)
 class Engines:
     """``pdf``: the chain for a PDF, first choice first; a file that fails in one goes to the next. ``scan``: what reads a PDF in which the chain
-    finds no text. ``options`` are for backends with models."""
+    finds no text. ``second``: what reads one on some pages of which the first is not to be believed. ``options`` are for backends with models."""
 
     pdf: tuple[str, ...]
     scan: tuple[str, ...]
+    second: tuple[str, ...]
     options: Options
     epub: tuple[str, ...] = ("epub",)
+
 
 def choose_engines(config: ExtractConfig, on_event: OnEvent) -> Engines:
     """Says in a Notice what was chosen for the user and why. Raises MissingLibrary or MissingWeights when what was asked for is not there."""
     first, device, models = config.engine, "cpu", docling_models(config)
-    if first == "auto":
-        first = _automatic(config, on_event)
+    looks = set()
     if first == "docling":
-        _check_docling(models)
-        device = _device(config, on_event)
+        device = _docling_device(config, models)
+        if device == "cpu" and config.device != "cpu":
+            on_event(Notice("No CUDA device was found: Docling runs on the CPU, at about a page a second.", "warning"))
+    elif first == "auto":
+        first = "fast"
+        try:
+            device = _docling_device(config, models)
+            looks.add("docling")
+            if device == "cpu" and config.device == "cuda":
+                on_event(Notice("No CUDA device was found: Docling reads doubtful pages on the CPU, at about a page a second."))
+        except (MissingLibrary, MissingWeights) as error:
+            if config.device != "cpu":
+                on_event(Notice(f"Doubtful pages stay as the fast engine reads them: {error.what} {error.remedy}"))
     if missing := missing_libraries(first):
         raise MissingLibrary(f"--engine {first} needs {' and '.join(missing)}.", f"pip install {' '.join(missing)}")
     chain = [first, *(name for name in FALLBACKS if name != first and not missing_libraries(name))]
@@ -45,7 +59,9 @@ def choose_engines(config: ExtractConfig, on_event: OnEvent) -> Engines:
             raise MissingLibrary(f"--ocr force needs {' and '.join(missing)}.", INSTALL_OCR)
         chain.insert(0, "ocr")
     scan = ("ocr",) if config.ocr == "auto" and not missing else ()
-    return Engines(tuple(chain), scan, Options(device, models, cores()))
+    if config.engine == "auto":
+        looks.update(scan)
+    return Engines(tuple(chain), scan, ("second-look",) if looks and chain[0] == "fast" else (), Options(device, models, cores(), frozenset(looks)))
 
 
 def docling_models(config: ExtractConfig) -> Path:
@@ -53,46 +69,30 @@ def docling_models(config: ExtractConfig) -> Path:
     return config.docling_models or Path.home() / ".cache" / "docling" / "models"
 
 
-def has_weights(models: Path) -> bool:
-    return models.joinpath(*_LAYOUT).is_file()
+def runs_on_onnx(device: str, models: Path) -> bool:
+    """Whether Docling's layout model runs in ONNX Runtime, without torch: on a CPU, where both that library and the model in that form are there."""
+    return device == "cpu" and find_spec("onnxruntime") is not None and models.joinpath(*_LAYOUT_ONNX).is_file()
 
 
-def _automatic(config: ExtractConfig, on_event: OnEvent) -> str:
-    """Docling where it is fast: its weights and a GPU are there. On a CPU it reads about one page a second, our own engine some forty."""
-    if config.device == "cpu":
-        return "fast"
-    if missing_libraries("docling"):
-        on_event(Notice(f"PDFs are read with the fast engine. For Docling's layout models: {INSTALL_DOCLING}, then {FETCH_WEIGHTS}"))
-        return "fast"
-    if not has_weights(docling_models(config)):
-        on_event(Notice(f"PDFs are read with the fast engine. For Docling, fetch its layout models once with: {FETCH_WEIGHTS}"))
-        return "fast"
-    if not _has_cuda():
-        on_event(Notice("No CUDA device: PDFs are read with the fast engine. --engine docling uses Docling on the CPU, at about a page a second."))
-        return "fast"
-    return "docling"
-
-
-def _check_docling(models: Path) -> None:
+def _docling_device(config: ExtractConfig, models: Path) -> str:
+    """Where Docling will run. Raises MissingLibrary or MissingWeights."""
+    install = f"{INSTALL_DOCLING}, or choose --engine fast."
     if missing := missing_libraries("docling"):
-        raise MissingLibrary(f"--engine docling needs {' and '.join(missing)}.", f"{INSTALL_DOCLING}, or choose --engine fast.")
-    if not has_weights(models):
+        raise MissingLibrary(f"Docling needs {' and '.join(missing)}.", install)
+    device = "cuda" if config.device != "cpu" and _has_cuda() else "cpu"
+    if runs_on_onnx(device, models):
+        return device
+    if not models.joinpath(*_LAYOUT).is_file():
         what = f"Docling's layout model is not in {models}."
         raise MissingWeights(what, f"Fetch it once with: {FETCH_WEIGHTS} (or name its folder with --docling-models, or choose --engine fast).")
-
-
-def _device(config: ExtractConfig, on_event: OnEvent) -> str:
-    if config.device == "cpu":
-        return "cpu"
-    if _has_cuda():
-        return "cuda"
-    on_event(Notice("No CUDA device was found: Docling runs on the CPU, at about a page a second.", "warning"))
-    return "cpu"
+    if find_spec("torch") is None:
+        raise MissingLibrary("Docling needs torch.", install)
+    return device
 
 
 def _has_cuda() -> bool:
     """Torch is asked only where there is a GPU: importing it takes seconds."""
-    if not gpus():
+    if not gpus() or find_spec("torch") is None:
         return False
     import torch
 

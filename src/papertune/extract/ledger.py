@@ -17,9 +17,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
+from papertune.config import ExtractConfig
 from papertune.extract.discover import Found
+from papertune.extract.engines import Engines
 from papertune.extract.reading import Answer
 from papertune.extract.states import PASSING, STATES, WRITTEN, State
+from papertune.files import PART
 from papertune.manifest import Item, Manifest, key_of
 
 CODE_VERSION = 1
@@ -31,8 +34,8 @@ ENDS = 3
 
 @dataclass(slots=True)
 class Job:
-    """A file to be read. ``chain`` are the backends still before it, the next one first; ``scan`` are those for a file without a text layer.
-    ``output`` is its outputs' name without suffix."""
+    """A file to be read. ``chain`` are the backends still before it, the next one first; ``scan`` are those for a file without a text layer,
+    ``second`` the one for a file on which the first is unsure. ``output`` is its outputs' name without suffix."""
 
     file: Found
     sha256: str
@@ -40,8 +43,13 @@ class Job:
     output: str
     chain: tuple[str, ...]
     scan: tuple[str, ...] = ()
+    second: tuple[str, ...] = ()
     failures: list[tuple[str, State, str]] = field(default_factory=list)
     ends: int = 0
+
+    def look_again(self) -> None:
+        """If the second look fails, the first one's word is taken."""
+        self.chain, self.second = (*self.second, *self.chain), ()
 
 
 def text_path(folder: Path, output: str) -> Path:
@@ -58,13 +66,21 @@ def known_hash(item: Item, file: Found) -> str:
     return str(item.get("sha256", "")) if same else ""
 
 
+def settings_of(config: ExtractConfig, engines: Engines) -> dict[str, Any]:
+    """Whatever the texts depend on beside the files themselves."""
+    return {"pdf": engines.pdf, "epub": engines.epub, "second_look": config.engine == "auto", "min_length": config.min_length}
+
+
 class Ledger:
-    """The manifest's items as extraction means them. ``folder`` is the output folder, ``settings`` whatever else the texts depend on."""
+    """The manifest's items as extraction means them. ``folder`` is the output folder, ``settings`` those of ``settings_of``."""
 
     def __init__(self, manifest: Manifest, folder: Path, settings: Mapping[str, Any]) -> None:
+        """Removes what a killed run was writing: the lock on the manifest is held, so no one else writes here."""
         self._manifest = manifest
         self._folder = str(folder.absolute())
-        self._there = {entry.name for entry in os.scandir(folder)}
+        self._there = set(os.listdir(folder))  # noqa: PTH208 - a Path a file costs more than the call
+        for name in [name for name in self._there if name.endswith((f".txt{PART}", f".blocks.json{PART}"))]:
+            (folder / name).unlink(missing_ok=True)
         self._settings = key_of("", settings, CODE_VERSION)
         self._prefix = cache(self._seen_from_output)
 
@@ -93,7 +109,11 @@ class Ledger:
             return
         job.failures = [(engine, state, reason) for engine, state, reason in item["failures"]]
         job.ends = item["ends"]
-        if item["engine"] in job.chain:
+        if any(failure[0] in job.second for failure in job.failures):
+            job.second = ()
+        if item["engine"] in job.second:
+            job.look_again()
+        elif item["engine"] in job.chain:
             job.chain = job.chain[job.chain.index(item["engine"]) :]
         elif item["engine"] in job.scan:
             job.chain, job.scan = job.scan, ()
@@ -111,7 +131,7 @@ class Ledger:
 
     def ended(self, job: Job, answer: Answer, engine: str, *, limits: tuple[float, int]) -> None:
         """Written after the outputs are safely on disk. ``limits`` are seconds and MiB."""
-        found = {"pages": answer.pages, "chars": answer.chars}
+        found = {"pages": answer.pages, "chars": answer.chars, **({"doubts": answer.doubts} if answer.doubts else {})}
         self._record(job, answer.state, answer.reason, engine=engine, **found, failures=job.failures, limits=limits, output=job.output)
 
     def ended_unread(self, file: Found, state: State, reason: str, sha256: str) -> None:
@@ -125,9 +145,7 @@ class Ledger:
 
     def _record(self, job: Job, state: str, reason: str, **more: Any) -> None:
         file = job.file
-        self._manifest.record(
-            self._key(file), made=job.made, sha256=job.sha256, size=file.size, mtime=file.mtime, state=state, reason=reason, **more
-        )
+        self._manifest.record(self._key(file), made=job.made, sha256=job.sha256, size=file.size, mtime=file.mtime, state=state, reason=reason, **more)
 
     def _key(self, file: Found) -> str:
         return self._prefix(file.folder) + file.name

@@ -27,7 +27,8 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """``text`` and ``sidecar`` are set in the states that are written; ``chars`` is the length of the running text."""
+    """``text`` and ``sidecar`` are set in the states that are written; ``chars`` is the length of the running text. ``doubts`` names
+    the backends that could do better on some pages, ``unsure`` says that one of them is at hand and should."""
 
     state: State
     reason: str = ""
@@ -35,6 +36,8 @@ class Answer:
     sidecar: str = ""
     pages: int = 0
     chars: int = 0
+    doubts: tuple[str, ...] = ()
+    unsure: bool = False
 
 
 def read(task: Task) -> Answer:
@@ -63,13 +66,18 @@ def read(task: Task) -> Answer:
         return Answer("unreadable", error.strerror or str(error))
     if (status.st_size, status.st_mtime_ns) != (task.size, task.mtime):
         return Answer("changed", "it was written to while it was read; run again")
-    document = replace(document, source=task.source, sha256=task.sha256, engine=task.engine)
+    doubts = tuple(look for look, pages in (("ocr", document.unread), ("docling", document.unsure)) if pages)
+    if not task.options.looks.isdisjoint(doubts):
+        reason = f"pages without readable text: {list(document.unread)}, of doubtful layout: {list(document.unsure)}"
+        return Answer(state, reason, doubts=doubts, unsure=True)
+    document = replace(document, source=task.source, sha256=task.sha256)
     text = document.running_text()
     chars = len(text.strip())
     if chars < task.min_length:
         what: State = "no_text" if not document.blocks else "too_short"
-        return Answer(what, f"{chars} characters of running text, --min-length is {task.min_length}", pages=document.pages, chars=chars)
-    return Answer(state, reason, text, document.to_json(), document.pages, chars)
+        reason = f"{chars} characters of running text, --min-length is {task.min_length}"
+        return Answer(what, reason, pages=document.pages, chars=chars, doubts=doubts)
+    return Answer(state, reason, text, document.to_json(), document.pages, chars, doubts)
 
 
 @cache

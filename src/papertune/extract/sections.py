@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import replace
 
-from papertune.records import Block
+from papertune.records import Block, Kind
 
 _NUMBERED = re.compile(r"(\d{1,2}(?:\.\d{1,2}){0,3})\.?\s+[A-Z][^.!?]{2,80}")
 _NAMED = re.compile(
@@ -29,21 +29,21 @@ def heading_level(line: str) -> int:
     return 1 if _NAMED.fullmatch(line.rstrip(".: ")) else 0
 
 
-def mark_references(blocks: Iterable[Block]) -> tuple[Block, ...]:
+def mark_references(blocks: Iterable[Block], pages: Container[int] | None = None) -> tuple[Block, ...]:
     """Paragraphs under a heading of references become references, those under acknowledgements and the like back matter, headings too.
-    The next heading of another kind ends them."""
+    The next heading of another kind ends them. With ``pages``, blocks that begin on others are known to be what they are."""
     marked = []
-    under: Block | None = None
+    under: Kind | None = None
     for block in blocks:
-        if block.kind == "heading":
+        if pages is not None and block.places[0].page not in pages:
+            if block.kind in ("heading", "paragraph", "reference", "back"):
+                under = block.kind if block.kind in ("reference", "back") else None
+        elif block.kind == "heading":
             name = _NUMBER.sub("", block.text).rstrip(".: ")
-            if _REFERENCES.fullmatch(name):
-                under = block = replace(block, kind="reference", level=0)
-            elif _BACK.fullmatch(name):
-                under = block = replace(block, kind="back", level=0)
-            else:
-                under = None
+            under = "reference" if _REFERENCES.fullmatch(name) else "back" if _BACK.fullmatch(name) else None
+            if under is not None:
+                block = replace(block, kind=under, level=0)
         elif block.kind == "paragraph" and under is not None:
-            block = replace(block, kind=under.kind)
+            block = replace(block, kind=under)
         marked.append(block)
     return tuple(marked)

@@ -21,10 +21,10 @@ from papertune.events import Notice, OnEvent, Report, Started, ignore
 from papertune.extract.chain import LOG, Reading
 from papertune.extract.discover import discover
 from papertune.extract.engines import INSTALL_OCR, Engines, choose_engines
-from papertune.extract.ledger import Ledger
+from papertune.extract.ledger import Ledger, settings_of
 from papertune.extract.states import STATES
 from papertune.extract.stock import take_stock
-from papertune.files import PART, make_folder
+from papertune.files import make_folder
 from papertune.manifest import Item, Manifest
 
 
@@ -42,9 +42,8 @@ def run(config: ExtractConfig, *, on_event: OnEvent = ignore) -> Report:
     make_folder(config.output_dir)
     header = {"step": "extract", "engines": engines.pdf, "min_length": config.min_length, "inputs": [str(path) for path in config.input_dir]}
     with Manifest(config.output_dir / ".resume.json", header, resume=config.resume) as manifest, _logging(config.output_dir / LOG) as log:
-        _sweep(config.output_dir)
         log.info("the run begins: %d files, engines %s", len(files), " > ".join(engines.pdf))
-        ledger = Ledger(manifest, config.output_dir, {"pdf": engines.pdf, "epub": engines.epub, "min_length": config.min_length})
+        ledger = Ledger(manifest, config.output_dir, settings_of(config, engines))
         stock = take_stock(files, ledger, engines, lambda item: _again(item, config, engines), log)
         on_event(Started("Extracting text", len(files), "files", stock.tally.total))
         reading = Reading(config, engines.options, ledger, log, on_event, stock.tally)
@@ -57,15 +56,9 @@ def run(config: ExtractConfig, *, on_event: OnEvent = ignore) -> Report:
     return _report(config, reading, fresh=not stock.jobs)
 
 
-def _sweep(folder: Path) -> None:
-    """Removes what a killed run was writing. The lock on the manifest is held, so no one else writes here."""
-    for part in [*folder.glob(f"*.txt{PART}"), *folder.glob(f"*.blocks.json{PART}")]:
-        part.unlink(missing_ok=True)
-
-
 def _again(item: Item, config: ExtractConfig, engines: Engines) -> bool:
     """Whether to read a file once more whose end is known: it was asked for, there is more time or memory than it failed with, or text
-    recognition, which it was not given."""
+    recognition or Docling, which it was not given."""
     match item["state"]:
         case state if config.retry and state in config.retry:
             return True
@@ -75,6 +68,8 @@ def _again(item: Item, config: ExtractConfig, engines: Engines) -> bool:
             return bool(config.memory_limit > item["limits"][1])
         case "no_text":
             return bool(engines.scan) and not any(failure[0] in engines.scan for failure in item.get("failures", []))
+        case "ok" | "partial" | "too_short" if not any(failure[0] in engines.second for failure in item.get("failures", [])):
+            return not engines.options.looks.isdisjoint(item.get("doubts", ()))
         case _:
             return False
 

@@ -66,7 +66,8 @@ def take_stock(files: Sequence[Found], ledger: Ledger, engines: Engines, again: 
             named = "a PDF" if file.is_pdf else "an EPUB"
             end(file, "not_pdf" if file.is_pdf else "not_epub", "empty" if file.size == 0 else f"it does not begin like {named}", sha256)
         else:
-            job = Job(file, sha256, made, output, engines.epub) if kind == "epub" else Job(file, sha256, made, output, engines.pdf, engines.scan)
+            chains = (engines.epub,) if kind == "epub" else (engines.pdf, engines.scan, engines.second)
+            job = Job(file, sha256, made, output, *chains)
             ledger.resume(job)
             stock.jobs.append(job)
     return stock

@@ -4,7 +4,7 @@
 once and each output written once where that is possible.
 
 op                   bytes moved a token (2-byte numbers)            program
-dequantize           0.516 read + 2 written a weight                 4,096 weights of a row
+dequantize (join)    0.516 read + 2 written a weight                 4,096 weights of a row
 rms_norm             2H + 2H (with ``add``: 4H + 4H)                 one token, the row in registers
 rms_norm_backward    6H + 4H                                         one token
 rope, put_heads      2d + 2d a head                                  one token, all heads
@@ -18,33 +18,75 @@ Arithmetic is in float32 and rounded to the output's type exactly where ``refere
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.runtime import JITFunction
 
 from papertune.kernels.nf4 import BLOCK, NF4
 from papertune.kernels.reference import IGNORED
 
-_WORDS = 512  # of 8 weights, a program
+_WARPS = 2  # a program of ``dequantize``
 _COLUMNS = 1024  # columns a program, where a row is cut
 
 
 @triton.jit
-def _dequantize(codes, scales, steps, offsets, book, levels, out, across, stride, WORDS: tl.constexpr):
-    # A word of 32 bits has 8 weights, which a thread writes as 16 bytes. Instructions bound this kernel, not memory: 9 a weight, of which
-    # the look-up is one, in shared memory (from pointers it takes three, and byte by byte it was 19 in all).
-    row, w = tl.program_id(0), tl.program_id(1) * WORDS + tl.arange(0, WORDS)
-    real = w < across * 8
-    b = row * across + (w >> 3)
-    index = tl.load(scales + b, mask=real, other=0).to(tl.int32)
-    s = tl.load(book + index) * tl.load(steps + (b >> 8), mask=real, other=0.0) + tl.load(offsets + (b >> 8), mask=real, other=0.0)
-    word = tl.load(codes + row.to(tl.int64) * across * 8 + w, mask=real, other=0)
-    j = tl.arange(0, 8)[None, :]
-    code = (word[:, None] >> ((j >> 1) * 8 + 4 - (j & 1) * 4)) & 15  # bytes in order, the upper half of each first
-    level = tl.reshape(tl.gather(tl.load(levels + tl.arange(0, 16)), tl.reshape(code, [WORDS * 8]), 0), [WORDS, 8])
-    place = out + row.to(tl.int64) * stride + w * 8
-    tl.store(place[:, None] + j, (level * s[:, None]).to(out.dtype.element_ty), mask=real[:, None])
+def _of_lane(table, n, LANES: tl.constexpr):
+    """What lane n mod LANES of this thread's warp (of its half of the warp, where LANES is 16) holds of ``table``: one instruction, no mask."""
+    if LANES == 32:
+        value = tl.inline_asm_elementwise("shfl.sync.idx.b32 $0, $1, $2, 0x001f, -1;", "=r,r,r", [table, n], tl.float32, is_pure=True, pack=1)
+    else:
+        value = tl.inline_asm_elementwise("shfl.sync.idx.b32 $0, $1, $2, 0x101f, -1;", "=r,r,r", [table, n], tl.float32, is_pure=True, pack=1)
+    return value
+
+
+@triton.jit
+def _dequantize(
+    codes, scales, steps, offsets, book, levels, b, a, out, across, rows, stride, R,
+    WARPS: tl.constexpr, WIDTH: tl.constexpr, SHUFFLE: tl.constexpr,
+):  # fmt: skip
+    # A warp has 2,048 weights of a row: each lane makes the scale of one block and then takes 8 words of 32 bits, one after another. A word
+    # has 8 weights, which a lane writes as 16 bytes. Instructions bound this kernel on a small card, 5 a weight: levels and scales are looked
+    # up in the registers of the warp's lanes, which takes one instruction without an address (19 a weight from memory, 9 from shared memory);
+    # without SHUFFLE they are read from memory.
+    row, t = tl.program_id(0), tl.arange(0, 32 * WARPS)
+    if row < rows:
+        lane = t & 31
+        first = (tl.program_id(1) * WARPS + (t >> 5)) * 32
+        block = row * across + first + lane
+        mine = first + lane < across
+        index = tl.load(scales + block, mask=mine, other=0).to(tl.int32)
+        nest = block >> 8
+        scale = tl.load(book + index) * tl.load(steps + nest, mask=mine, other=0.0) + tl.load(offsets + nest, mask=mine, other=0.0)
+        level = tl.load(levels + (t & 15))
+        j = tl.arange(0, 8)[None, :]
+        shift = (j >> 1) * 8 + 4 - (j & 1) * 4  # bytes in order, the upper half of each first
+        w = first * 8 + lane
+        source = codes + row.to(tl.int64) * across * 8 + w
+        place = (out + row.to(tl.int64) * stride + w * 8)[:, None] + j
+        left = across * 8 - w
+        word = tl.load(source, mask=left > 0, other=0)
+        for i in tl.static_range(8):
+            if i < 7:  # asked for before this one is worked on
+                following = tl.load(source + (i + 1) * 32, mask=left > (i + 1) * 32, other=0)
+            code, own = word[:, None] >> shift, i * 4 + (lane >> 3)
+            if SHUFFLE:
+                value = _of_lane(level[:, None], code, 16) * _of_lane(scale, own, 32)[:, None]
+            else:
+                value = tl.load(levels + (code & 15)) * tl.gather(scale, (t & -32) + own, 0)[:, None]
+            tl.store(place + i * 256, value.to(out.dtype.element_ty), mask=(left > i * 32)[:, None])
+            if i < 7:
+                word = following
+        r = tl.arange(0, WIDTH)
+        once = (r < R) & (tl.program_id(1) == 0)
+        tl.store(out + row.to(tl.int64) * stride + across * 64 + r, tl.load(b + row * R + r, mask=once), mask=once)
+    else:
+        c = tl.program_id(1) * (2048 * WARPS) + tl.arange(0, 2048 * WARPS)
+        real = c < across * 64
+        tl.store(out + row.to(tl.int64) * stride + c, tl.load(a + (row - rows) * across * 64 + c, mask=real), mask=real)
 
 
 @triton.jit
@@ -64,7 +106,7 @@ def _rms_norm(x, add, weight, out, z, r, x_stride, out_stride, eps, N, WIDTH: tl
 
 
 @triton.jit
-def _rms_norm_backward(dy, z, weight, r, total, dy_stride, N, WIDTH: tl.constexpr):
+def _rms_norm_backward(dy, z, weight, r, total, dy_stride, total_stride, N, WIDTH: tl.constexpr):
     t, c = tl.program_id(0).to(tl.int64), tl.arange(0, WIDTH)
     real = c < N
     root = tl.load(r + t)
@@ -72,8 +114,8 @@ def _rms_norm_backward(dy, z, weight, r, total, dy_stride, N, WIDTH: tl.constexp
     scale = tl.load(weight + c, mask=real, other=0.0).to(tl.float32)
     g = tl.load(dy + t * dy_stride + c, mask=real, other=0.0).to(tl.float32) * scale
     dz = root * (g - normal * (tl.sum(g * normal, 0) / N))
-    sum_ = tl.load(total + t * N + c, mask=real, other=0.0).to(tl.float32) + dz
-    tl.store(total + t * N + c, sum_.to(total.dtype.element_ty), mask=real)
+    sum_ = tl.load(total + t * total_stride + c, mask=real, other=0.0).to(tl.float32) + dz
+    tl.store(total + t * total_stride + c, sum_.to(total.dtype.element_ty), mask=real)
     out = normal.to(dy.dtype.element_ty).to(tl.float32) * scale
     tl.store(dy + t * dy_stride + c, out.to(dy.dtype.element_ty), mask=real)
 
@@ -111,20 +153,20 @@ def _put_heads(x, out, cos, sin, x_token, x_head, out_token, out_head, HALF, HEA
 
 
 @triton.jit
-def _swiglu(gate_up, out, F, out_stride, WIDTH: tl.constexpr):
+def _swiglu(gate_up, out, F, stride, out_stride, WIDTH: tl.constexpr):
     t, c = tl.program_id(0).to(tl.int64), tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     real = c < F
-    gate = tl.load(gate_up + t * 2 * F + c, mask=real, other=0.0).to(tl.float32)
-    up = tl.load(gate_up + t * 2 * F + F + c, mask=real, other=0.0).to(tl.float32)
+    gate = tl.load(gate_up + t * stride + c, mask=real, other=0.0).to(tl.float32)
+    up = tl.load(gate_up + t * stride + F + c, mask=real, other=0.0).to(tl.float32)
     kind = out.dtype.element_ty
     tl.store(out + t * out_stride + c, ((gate * tl.sigmoid(gate)).to(kind).to(tl.float32) * up).to(kind), mask=real)
 
 
 @triton.jit
-def _swiglu_backward(d, gate_up, F, d_stride, WIDTH: tl.constexpr):
+def _swiglu_backward(d, gate_up, F, d_stride, stride, WIDTH: tl.constexpr):
     t, c = tl.program_id(0).to(tl.int64), tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     real = c < F
-    first = gate_up + t * 2 * F + c
+    first = gate_up + t * stride + c
     gate = tl.load(first, mask=real, other=0.0).to(tl.float32)
     up = tl.load(first + F, mask=real, other=0.0).to(tl.float32)
     g = tl.load(d + t * d_stride + c, mask=real, other=0.0).to(tl.float32)
@@ -173,10 +215,47 @@ def _cross_entropy(logits, targets, losses, scale, V, stride, ignored: tl.conste
 
 
 def dequantize(weight: NF4, out: Tensor) -> None:
+    _launch(weight, out, None, None)
+
+
+def join(weight: NF4, b: Tensor, a: Tensor, out: Tensor) -> None:
+    _launch(weight, out, b, a)
+
+
+def _launch(weight: NF4, out: Tensor, b: Tensor | None, a: Tensor | None) -> None:
+    vectors = out.element_size() == 2 and out.stride(0) % 16 == 0 and out.data_ptr() % 16 == 0
+    _run(weight, out, b, a, shuffle=vectors and _has_one_a_lane(out.device, out.dtype))
+
+
+def _run(weight: NF4, out: Tensor, b: Tensor | None, a: Tensor | None, *, shuffle: bool) -> None:
     across = weight.columns // BLOCK
-    words = min(_WORDS, triton.next_power_of_2(across * 8))
-    arguments = (weight.codes.view(torch.int32), weight.scales, weight.steps, weight.offsets, weight.book, weight.levels, out, across, out.stride(0))
-    _dequantize[(weight.rows, triton.cdiv(across * 8, words))](*arguments, WORDS=words, num_warps=4, enable_fp_fusion=False)
+    wider, higher = 0 if b is None else b.shape[1], 0 if a is None else len(a)
+    sources = (weight.codes.view(torch.int32), weight.scales, weight.steps, weight.offsets, weight.book, weight.levels)
+    joined = (out if b is None else b, out if a is None else a)
+    shape = {"WARPS": _WARPS, "WIDTH": triton.next_power_of_2(max(1, wider)), "SHUFFLE": shuffle}
+    _dequantize[(weight.rows + higher, triton.cdiv(across, 32 * _WARPS))](
+        *sources, *joined, out, across, weight.rows, out.stride(0), wider, **shape, num_warps=_WARPS, enable_fp_fusion=False
+    )
+
+
+@cache
+def _has_one_a_lane(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether Triton gives each lane one of a warp's words, where a lane's weights are one vector of 16 bytes: what it does, but nowhere promises.
+
+    The interpreter has no lanes.
+    """
+    if not isinstance(_dequantize, JITFunction):
+        return False
+    rows, columns = 2, 4160
+    blocks = rows * columns // BLOCK
+    whole = torch.arange(rows * columns // 2, device=device)
+    tables = (torch.linspace(-1, 1, 256, device=device), torch.linspace(-1, 1, 16, device=device))
+    ones = torch.ones(1, device=device)
+    weight = NF4(rows, columns, (whole * 37 % 251).byte(), (whole[:blocks] * 5 % 256).byte(), ones, ones, *tables)
+    fast, plain = (torch.zeros(rows, columns, dtype=dtype, device=device) for _ in range(2))
+    _run(weight, fast, None, None, shuffle=True)
+    _run(weight, plain, None, None, shuffle=False)
+    return torch.equal(fast, plain)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor, add: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -191,7 +270,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor, add: Tensor | N
 def rms_norm_backward(dy: Tensor, z: Tensor, weight: Tensor, r: Tensor, total: Tensor) -> None:
     tokens, width = z.shape
     _rms_norm_backward[(tokens,)](
-        dy, z, weight, r, total, dy.stride(0), width, WIDTH=triton.next_power_of_2(width), num_warps=_warps(width)
+        dy, z, weight, r, total, dy.stride(0), total.stride(0), width, WIDTH=triton.next_power_of_2(width), num_warps=_warps(width)
     )  # fmt: skip
 
 
@@ -210,12 +289,12 @@ def put_heads(x: Tensor, out: Tensor, cos: Tensor | None, sin: Tensor | None) ->
 
 def swiglu(gate_up: Tensor, out: Tensor) -> None:
     tokens, width = out.shape
-    _swiglu[(tokens, triton.cdiv(width, _COLUMNS))](gate_up, out, width, out.stride(0), WIDTH=_COLUMNS, num_warps=4)
+    _swiglu[(tokens, triton.cdiv(width, _COLUMNS))](gate_up, out, width, gate_up.stride(0), out.stride(0), WIDTH=_COLUMNS, num_warps=4)
 
 
 def swiglu_backward(d: Tensor, gate_up: Tensor) -> None:
     tokens, width = d.shape
-    _swiglu_backward[(tokens, triton.cdiv(width, _COLUMNS))](d, gate_up, width, d.stride(0), WIDTH=_COLUMNS, num_warps=4)
+    _swiglu_backward[(tokens, triton.cdiv(width, _COLUMNS))](d, gate_up, width, d.stride(0), gate_up.stride(0), WIDTH=_COLUMNS, num_warps=4)
 
 
 def dropout(x: Tensor, keys: Tensor, salt: int, share: float, onto: Tensor | None, scale: float = 1.0) -> Tensor:

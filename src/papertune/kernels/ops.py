@@ -27,6 +27,7 @@ __all__ = [
     "dequantize",
     "dropout",
     "dropout_add_",
+    "join",
     "put_heads",
     "rms_norm",
     "rms_norm_backward_",
@@ -68,6 +69,15 @@ def dequantize(weight: NF4, out: Tensor) -> None:
         reference.dequantize(weight, out)
 
 
+def join(weight: NF4, b: Tensor, a: Tensor, out: Tensor) -> None:
+    """out (rows + S, columns + R) becomes [[W, B], [A, ·]] for b (rows, R) and a (S, columns) of out's type; its corner is left alone."""
+    fused = _fused(out)
+    if fused and weight.columns % BLOCK == 0:
+        fused.join(weight, b, a, out)
+    else:
+        reference.join(weight, b, a, out)
+
+
 def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor, add: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """out = RMSNorm(x + add) · weight, all (T, H). Returns z = x + add (x itself without ``add``) and 1 / rms(z), (T) float32."""
     return (_fused(x) or reference).rms_norm(x, weight, eps, out, add)  # type: ignore[no-any-return]
@@ -89,12 +99,12 @@ def put_heads(x: Tensor, out: Tensor, cos: Tensor | None = None, sin: Tensor | N
 
 
 def swiglu(gate_up: Tensor, out: Tensor) -> None:
-    """gate_up: (T, 2F) → out: (T, F) = silu(gate) · up."""
+    """gate_up: (T, ≥ 2F) → out: (T, F) = silu(gate) · up."""
     (_fused(out) or reference).swiglu(gate_up, out)
 
 
 def swiglu_backward_(d: Tensor, gate_up: Tensor) -> None:
-    """gate_up becomes its own gradient; ``d`` (T, F), that of ``swiglu``'s output, becomes this output again."""
+    """The first 2F columns of gate_up become their own gradient; ``d`` (T, F), that of ``swiglu``'s output, becomes this output again."""
     (_fused(d) or reference).swiglu_backward(d, gate_up)
 
 

@@ -30,6 +30,13 @@ def dequantize(weight: NF4, out: Tensor) -> None:
     out.copy_(values.to(out.dtype).view(weight.rows, weight.columns))
 
 
+def join(weight: NF4, b: Tensor, a: Tensor, out: Tensor) -> None:
+    """out = [[W, B], [A, ·]]; see ``dequantize``."""
+    dequantize(weight, out[: weight.rows, : weight.columns])
+    out[: weight.rows, weight.columns :] = b
+    out[weight.rows :, : weight.columns] = a
+
+
 def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor, add: Tensor | None) -> tuple[Tensor, Tensor]:
     """z = x + add; out = weight · round(z · r) with r = 1 / √(mean(z²) + eps). All (T, H). Returns z (x itself without ``add``) and r (T)."""
     z = x if add is None else x + add
@@ -76,18 +83,19 @@ def put_heads(x: Tensor, out: Tensor, cos: Tensor | None, sin: Tensor | None) ->
 
 def swiglu(gate_up: Tensor, out: Tensor) -> None:
     """gate_up: (T, 2F) → out: (T, F) = round(silu(gate)) · up, silu(g) = g · σ(g). Shazeer 2020, arXiv 2002.05202."""
-    gate, up = gate_up.chunk(2, dim=1)
+    gate, up = gate_up[:, : 2 * out.shape[1]].chunk(2, dim=1)
     wide = _wide(gate)
     out.copy_((wide * torch.sigmoid(wide)).to(gate_up.dtype) * up)
 
 
 def swiglu_backward(d: Tensor, gate_up: Tensor) -> None:
     """d: (T, F), the gradient of ``swiglu``'s output; gate_up (T, 2F) becomes its own gradient, and d what ``swiglu`` made of gate_up."""
-    gate, up = (_wide(half) for half in gate_up.chunk(2, dim=1))
+    both = gate_up[:, : 2 * d.shape[1]]
+    gate, up = (_wide(half) for half in both.chunk(2, dim=1))
     s, wide = torch.sigmoid(gate), _wide(d)
     gradient = torch.cat((wide * up * s * (1 + gate * (1 - s)), wide * gate * s), dim=1)
-    swiglu(gate_up, d)
-    gate_up.copy_(gradient)
+    swiglu(both, d)
+    both.copy_(gradient)
 
 
 def dropout(x: Tensor, keys: Tensor, salt: int, share: float, scale: float = 1.0) -> Tensor:

@@ -17,12 +17,12 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from papertune.errors import BadCheckpoint, PapertuneError, from_os_error
-from papertune.files import make_folder, sha256_of, sync_folder, write_text, writing
+from papertune.files import make_folder, sha256_of, sync_folder, write_tensors, write_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,6 +47,8 @@ class LoopState:
     last_bits: float | None = None  # and at the last validation
     best_bits: float | None = None  # and at the best after training began
     stale: int = 0  # validations since that one
+    validation_seconds: float = 0.0  # of the last one: for the time left
+    room: dict[str, int] = field(default_factory=dict)  # by engine: what its micro-batches may hold (``loop.Engine``)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,21 +76,17 @@ def write_checkpoint(
     state: LoopState,
     run: Mapping[str, Any],
     write_adapter: Callable[[Path], None],
-    optimizer_tensors: Mapping[str, Tensor],
+    optimizer_tensors: Mapping[str, np.ndarray],
     optimizer_rest: Mapping[str, Any],
 ) -> Path:
     """Writes ``checkpoint-STEP`` under ``output`` and drops the oldest beyond KEEP. Raises DiskFull or CannotWrite.
 
     ``write_adapter`` fills a folder with the adapter.
     """
-    from safetensors.torch import save
-
     place = output / f"checkpoint-{state.step}"
     with folder_in_place_of(place) as beside:
         write_adapter(beside)
-        with writing(beside / OPTIMIZER) as file:
-            # copies, since bitsandbytes gives all parameters the same quantisation maps, and safetensors refuses shared memory
-            file.write(save({name: t.detach().to("cpu", copy=True).contiguous() for name, t in optimizer_tensors.items()}))
+        write_tensors(beside / OPTIMIZER, optimizer_tensors)
         content = {
             "version": VERSION,
             "state": asdict(state),

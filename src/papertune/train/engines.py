@@ -6,7 +6,8 @@ read and write the same checkpoints.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 
@@ -46,6 +47,16 @@ def open_engine(name: str, base: Base, device: Device, lora: Lora, *, layers: in
         return _fast(base, device, lora, layers) if name == "fast" else _reference(base, device, lora, layers)
 
 
+def plan_of(engine: Engine) -> dict[str, Any]:
+    """What the engine did with its layers' activations in the last step (``fast.plan``), and how many layers there are; empty without a plan."""
+    if engine.name != "fast":
+        return {}
+    from papertune.train.fast.engine import FastEngine
+
+    assert isinstance(engine, FastEngine)
+    return {"layers": engine.shape.layers, **asdict(engine.plan)}
+
+
 def _reference(base: Base, device: Device, lora: Lora, layers: int | None) -> Engine:
     from papertune.train.reference import ReferenceEngine
 
@@ -74,4 +85,4 @@ def _fast(base: Base, device: Device, lora: Lora, layers: int | None) -> Engine:
 def _allocator_limit() -> int:
     """Bytes that torch's allocator may hold where the caller has limited it; 0 where not."""
     fraction = torch.cuda.get_per_process_memory_fraction()
-    return int(fraction * torch.cuda.get_device_properties(0).total_memory) if fraction < 1 else 0
+    return int(fraction * torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory) if fraction < 1 else 0

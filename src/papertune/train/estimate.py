@@ -3,6 +3,9 @@
 Memory and time of a step are a constant (embedding, head, optimiser's buffers) plus a part for each layer, and all layers are alike. So two
 slices, the first few layers and twice as many, are loaded and take real steps at the longest and at typical lengths; a straight line through
 both gives the whole model. This holds for every engine, card and shape, and takes seconds: only the slices' weights are read.
+
+The fast engine treats its layers in up to three ways (``fast.plan``). It is asked which ones the whole model will have, and each of them is
+timed on both slices.
 """
 
 from __future__ import annotations
@@ -17,69 +20,121 @@ import torch
 
 from papertune.base import Base
 from papertune.train.batches import Sequences, TokenSequence
-from papertune.train.checkpoint import KEEP
+from papertune.train.checkpoint import KEEP, LoopState
 from papertune.train.engines import Lora, open_engine
-from papertune.train.loop import Engine, Schedule
+from papertune.train.fast.budget import Work
+from papertune.train.fast.engine import FastEngine
+from papertune.train.fast.plan import Plan, words
+from papertune.train.loop import VALIDATION, Engine, Schedule
 from papertune.train.model import Device, initial_adapter
 from papertune.train.optimizer import Optimizer
 
 SMALL_SLICE = 2  # layers
-ROUNDING = 0.045  # what torch's allocator holds beyond what is asked of it, of the whole; it does not grow in a straight line
-_STEPS = 3  # timed steps; the first step of a slice is not
+ROUNDING = {"reference": 0.045, "fast": 0.02}  # what torch's allocator holds beyond what is asked of it, of the whole: measured
+_STEPS = 3  # timed steps of each kind; the first step of a kind is not
+_FATES = ("recompute", "keep", "offload")
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Sizes in bytes; ``seconds`` is for the whole run without validation. ``gpu`` is 0 on a CPU, where ``host`` counts the model too."""
+    """Sizes in bytes; ``seconds`` is for the whole run, ``validation_seconds`` of them for validation. ``gpu`` is 0 on a CPU, where ``host``
+    counts the model too. ``plan`` is what the fast engine does with its layers, in words."""
 
     gpu: int
     host: int
     disk: int
     seconds: float
+    validation_seconds: float
     tokens_per_second: float
+    plan: str
 
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
-    peak: int  # bytes: on the GPU, or resident
-    seconds: float  # of one step
-    lora: int  # weights
+    """A slice of so many ``layers``: bytes before a step and at its highest, seconds of a typical step by what becomes of the layers and
+    of reading it alone, trained weights. ``foresee`` is the fast engine's ``Budget.foresee``."""
+
+    layers: int
+    resident: int
+    peak: int
+    seconds: dict[str, float]
+    reading: float
+    lora: int
+    foresee: Callable[[int, int, Work], tuple[Plan, int]] | None
 
 
-def estimate(engine: str, base: Base, device: Device, lora: Lora, data: Sequences, schedule: Schedule) -> Estimate:
+def estimate(engine: str, base: Base, device: Device, lora: Lora, data: Sequences, held_out: Sequences, schedule: Schedule) -> Estimate:
     """For the engine of this name (``engines.choose_engine``). Raises OutOfMemory when not even a slice fits."""
-    whole = int(base.config["num_hidden_layers"])
-    small = min(SMALL_SLICE, max(1, whole // 2))
-    step = _typical_step(data, schedule)
-    few, more = (_measure(engine, base, device, lora, layers, step, _longest(data, schedule), schedule) for layers in (small, min(2 * small, whole)))
-
-    def at_full_depth(of: Callable[[_Measured], float]) -> float:
-        if whole <= small:
-            return of(few)
-        slope = max(0.0, (of(more) - of(few)) / (min(2 * small, whole) - small))
-        return of(few) + slope * (whole - small)
-
-    weights = at_full_depth(lambda m: m.lora)
-    peak = int(at_full_depth(lambda m: m.peak) * (1 + ROUNDING if device.kind == "cuda" else 1))
-    seconds = at_full_depth(lambda m: m.seconds)
     import psutil
 
+    whole = int(base.config["num_hidden_layers"])
+    small = min(SMALL_SLICE, max(1, whole // 2))
+    (step,), longest = typical_steps(data, schedule, 1), _longest(data, schedule)
+    slices = []
+    for layers in (small, min(2 * small, whole)):
+        slices.append(_measure(engine, base, device, lora, layers, step, longest, schedule))
+        gc.collect()
+    few, more = slices
+
+    def at_depth(of: Callable[[_Measured], float], layers: int = whole) -> float:
+        if more.layers == few.layers:
+            return of(few)
+        return of(few) + max(0.0, (of(more) - of(few)) / (more.layers - few.layers)) * (layers - few.layers)
+
+    weights = at_depth(lambda m: m.lora)
+    peak, plan = at_depth(lambda m: m.peak), None
+    seconds = at_depth(lambda m: m.seconds["recompute"])
+    if more.foresee is not None:
+        tokens = sum(len(item.ids) for item in longest)
+        work = Work(tokens, sum(item.targets for item in longest), len(longest))
+        plan, peak = more.foresee(whole, int(at_depth(lambda m: m.resident)), work)
+        for fate, layers in (("keep", plan.keep), ("offload", plan.offload)):  # instead of so many layers recomputed
+            for kind, sign in ((fate, 1), ("recompute", -1)):
+                seconds += sign * (at_depth(_seconds_of(kind), layers) - at_depth(_seconds_of(kind), 0))
+    tokens_per_second = sum(len(item.ids) for item in step) / seconds
+    reading = sum(len(item.ids) for item in step) / at_depth(lambda m: m.reading)
+    validation = validation_tokens(held_out, schedule) / reading
     here = int(psutil.Process().memory_info().rss)
+    cuda = device.kind == "cuda"
     return Estimate(
-        gpu=peak if device.kind == "cuda" else 0,
-        host=here if device.kind == "cuda" else peak,
-        # A checkpoint holds float32 weights and two 8-bit moments; one more is written before the oldest goes, and final has the weights.
-        disk=int(weights * (4 + 2) * (KEEP + 1) + weights * 4),
-        seconds=seconds * schedule.total / schedule.batch,
-        tokens_per_second=sum(len(item.ids) for item in step) / seconds,
+        gpu=int(peak * (1 + ROUNDING[engine])) if cuda else 0,
+        host=here if cuda else int(peak),
+        # A checkpoint holds float32 weights and two 8-bit moments; one more is written before the oldest goes, and final and best have the weights.
+        disk=int(weights * (4 + 2) * (KEEP + 1) + 2 * weights * 4),
+        seconds=data.tokens / len(data) * schedule.total / tokens_per_second + validation,
+        validation_seconds=validation,
+        tokens_per_second=tokens_per_second,
+        plan="" if plan is None else words(plan, whole),
     )
 
 
-def _typical_step(data: Sequences, schedule: Schedule) -> list[TokenSequence]:
-    """The sequences of one step, from evenly spread places in the data when ordered by length."""
+def typical_steps(data: Sequences, schedule: Schedule, count: int) -> list[list[TokenSequence]]:
+    """The sequences of ``count`` steps, each from evenly spread places in the data when ordered by length: all steps are of nearly one size."""
     by_length = sorted(data.items, key=lambda item: len(item.ids))
-    chosen = [by_length[(2 * i + 1) * len(by_length) // (2 * schedule.batch)] for i in range(schedule.batch)]
-    return chosen[::2] + chosen[1::2]  # short and long ones fall together, as they do in training
+    steps = []
+    for k in range(count):
+        share = (2 * k + 1) / (2 * count)
+        chosen = [by_length[min(len(by_length) - 1, int((i + share) * len(by_length) / schedule.batch))] for i in range(schedule.batch)]
+        steps.append(chosen[::2] + chosen[1::2])  # short and long ones fall together, as they do in training
+    return steps
+
+
+def validation_tokens(held_out: Sequences, schedule: Schedule) -> float:
+    """Tokens that all validations of a run will read."""
+    once = min(VALIDATION, len(held_out)) * held_out.tokens / len(held_out)
+    return once * (1 + schedule.validations(LoopState()))
+
+
+def take_step(engine: Engine, optimizer: Optimizer, step: list[TokenSequence], schedule: Schedule) -> None:
+    """One step as in training, without moving the weights."""
+    scale = optimizer.scale / sum(item.targets for item in step)
+    losses, done = [], 0
+    for part in engine.micro_batches(step, schedule.batch_size):
+        losses.append(engine.accumulate(part, scale, schedule.seed, range(done, done + len(part))))
+        done += len(part)
+    float(torch.stack(losses).sum())  # waits for the device
+    optimizer.clip()
+    optimizer.step(0.0)
 
 
 def _longest(data: Sequences, schedule: Schedule) -> list[TokenSequence]:
@@ -92,27 +147,36 @@ def _measure(
 ) -> _Measured:
     """Memory and time of a slice of so many layers."""
     engine = open_engine(name, base, device, lora, layers=layers)
-    if device.kind == "cuda":
+    engine.load_adapter(initial_adapter({name: tuple(p.shape) for name, p in engine.parameters.items()}, schedule.seed))
+    optimizer = Optimizer(engine.parameters, half=device.dtype == torch.float16, flat=engine.flat)
+    cuda = device.kind == "cuda"
+    take_step(engine, optimizer, longest[:1], schedule)  # makes the optimiser's state
+    if cuda:
+        torch.cuda.synchronize()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()  # loading holds one matrix at a time in full: less than a step
-    engine.load_adapter(initial_adapter({name: tuple(p.shape) for name, p in engine.parameters.items()}, schedule.seed))
-    optimizer = Optimizer(engine.parameters, half=device.dtype == torch.float16)
-    _take(engine, optimizer, longest, schedule)
+    resident = torch.cuda.memory_allocated() if cuda else 0
+    take_step(engine, optimizer, longest, schedule)
+    peak = torch.cuda.max_memory_allocated() if cuda else engine.peak_memory()
+    seconds = {}
+    plans = {"recompute": Plan(), "keep": Plan(keep=layers), "offload": Plan(offload=layers)}
+    for fate in _FATES if isinstance(engine, FastEngine) and cuda else _FATES[:1]:
+        if isinstance(engine, FastEngine):
+            engine.fixed = plans[fate]
+        seconds[fate] = _median(lambda: take_step(engine, optimizer, step, schedule))
+    reading = _median(lambda: float(sum(engine.measure(part) for part in engine.micro_batches(step, schedule.batch_size))))
+    foresee = engine.budget.foresee if isinstance(engine, FastEngine) and cuda else None
+    return _Measured(layers, resident, peak, seconds, reading, sum(p.numel() for p in engine.parameters.values()), foresee)
+
+
+def _seconds_of(fate: str) -> Callable[[_Measured], float]:
+    return lambda measured: measured.seconds[fate]
+
+
+def _median(work: Callable[[], object]) -> float:
     times = []
-    for _ in range(_STEPS):
+    for _ in range(_STEPS + 1):
         began = time.monotonic()
-        _take(engine, optimizer, step, schedule)
+        work()
         times.append(time.monotonic() - began)
-    peak = torch.cuda.max_memory_allocated() if device.kind == "cuda" else engine.peak_memory()
-    measured = _Measured(peak, statistics.median(times), sum(p.numel() for p in engine.parameters.values()))
-    del engine, optimizer
-    gc.collect()
-    return measured
-
-
-def _take(engine: Engine, optimizer: Optimizer, step: list[TokenSequence], schedule: Schedule) -> None:
-    targets = sum(item.targets for item in step)
-    losses = [engine.accumulate(part, optimizer.scale / targets, schedule.seed) for part in engine.micro_batches(step, schedule.batch_size)]
-    float(torch.stack(losses).sum())  # waits for the device
-    optimizer.clip()
-    optimizer.step(0.0)
+    return statistics.median(times[1:])

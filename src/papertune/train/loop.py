@@ -1,28 +1,28 @@
 """The training loop: read it from top to bottom.
 
 One optimiser step takes the next ``batch_size`` × ``grad_accum`` sequences of the stream. Their loss is the mean over all their tokens,
-however they are cut into micro-batches, so ``batch_size`` and ``grad_accum`` change memory and speed but not the result. Each step's
-dropout is a function of seed and step. What a step does therefore hangs on the checkpointed state alone, and a run that was stopped
-anywhere goes on exactly.
+however they are cut into micro-batches and shared out among processes, so these change memory and speed but not the result. Each step's
+dropout is a function of seed, step and the sequence's place in the step. What a step does therefore hangs on the checkpointed state alone,
+and a run that was stopped anywhere goes on exactly.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from papertune.errors import OutOfMemory, TrainingDiverged
-from papertune.events import OnEvent, Started, Unit
-from papertune.files import writing
+from papertune.errors import OutOfMemory, ProcessLost, TrainingDiverged
+from papertune.events import Notice, OnEvent, Started, Unit
 from papertune.train.batches import Sequences, Stream, TokenSequence
 from papertune.train.checkpoint import LoopState
+from papertune.train.inputs import ADVICE
 from papertune.train.optimizer import learning_rate
+from papertune.train.pace import Pace
+from papertune.train.team import Team
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,22 +31,32 @@ if TYPE_CHECKING:
     from papertune.train.model import Device
     from papertune.train.optimizer import Optimizer
 
+T = TypeVar("T")
 VALIDATION = 128  # sequences a validation measures, spread evenly over the held-out ones: every interval pays for them
 
 
 class Engine(Protocol):
-    """Runs the model. ``parameters`` are the LoRA weights by PEFT name, float32; ``accumulate`` adds to their gradients.
+    """Runs the model. ``parameters`` are the LoRA weights by PEFT name, float32; ``accumulate`` adds to their gradients. ``flat`` is one tensor
+    of which they are views, where the engine has that.
 
-    ``micro_batches`` cuts sequences into what the engine takes at once; ``size`` is how many the user allows.
+    ``micro_batches`` cuts sequences, in order, into what the engine takes at once; ``size`` is how many the user allows. ``room`` is how
+    much the engine has found to fit into one (in a unit of its own, None: not yet known); it is kept in checkpoints, since another cut
+    rounds differently. ``places`` are the sequences' places in the step: with the seed they decide the dropout.
     """
 
     name: str
     device: Device
     parameters: dict[str, torch.nn.Parameter]
+    room: int | None
 
+    @property
+    def flat(self) -> torch.nn.Parameter | None: ...
     def micro_batches(self, batch: Sequence[TokenSequence], size: int, /) -> list[list[TokenSequence]]: ...
-    def accumulate(self, batch: Sequence[TokenSequence], scale: float, seed: int) -> torch.Tensor: ...
+    def accumulate(self, batch: Sequence[TokenSequence], scale: float, seed: int, places: Sequence[int], /) -> torch.Tensor: ...
+    def gradients(self) -> list[torch.Tensor]: ...
     def measure(self, batch: Sequence[TokenSequence]) -> torch.Tensor: ...
+    def next_token(self, ids: np.ndarray) -> int: ...
+    def economise(self) -> bool: ...
     def adapter(self) -> dict[str, np.ndarray]: ...
     def load_adapter(self, tensors: Mapping[str, np.ndarray]) -> None: ...
     def peak_memory(self) -> int: ...
@@ -55,11 +65,14 @@ class Engine(Protocol):
 @dataclass(frozen=True, slots=True)
 class Calls:
     """What the loop calls: ``save`` at intervals and before it is interrupted, ``save_best`` after a validation better than all before it,
-    ``rest`` after each step, ``on_event`` as in ``events``."""
+    ``sample`` after each validation, in the first process; ``rest`` after each step; ``log`` as ``log.EventLog.write``; ``on_event`` as in
+    ``events``."""
 
     save: Callable[[], None]
     save_best: Callable[[], None]
+    sample: Callable[[], None]
     rest: Callable[[], None]
+    log: Callable[..., None]
     on_event: OnEvent
 
 
@@ -92,6 +105,11 @@ class Schedule:
         """Steps of the whole run, given where it stands."""
         return state.step + math.ceil((self.total - state.position) / self.batch)
 
+    def validations(self, state: LoopState) -> int:
+        """How many validations are to come: at intervals, and after the last step."""
+        last = self.steps(state)
+        return last // self.eval_steps - state.step // self.eval_steps + (last % self.eval_steps > 0)
+
 
 def train(
     engine: Engine,
@@ -100,30 +118,32 @@ def train(
     held_out: Sequences,
     schedule: Schedule,
     state: LoopState,
-    log: EventLog,
     calls: Calls,
+    team: Team,
 ) -> None:
     """Trains from ``state`` to the end of the schedule, changing ``state`` as it goes.
 
-    Raises TrainingDiverged or OutOfMemory, with the last good state saved, and whatever ``calls.on_event`` raises.
+    Raises TrainingDiverged, OutOfMemory or ProcessLost, with the last good state saved, and whatever ``calls`` raise.
     """
     steps = schedule.steps(state)
+    pace = Pace(time.monotonic, state.validation_seconds)
     saved, saved_at = state.step, time.monotonic()
+    engine.room = state.room.get(engine.name)
     calls.on_event(Started("Training", steps, "steps", state.step))
     if state.first_bits is None:
-        state.first_bits = state.last_bits = _validate(engine, held_out, schedule.batch_size, state, log)
+        state.first_bits = state.last_bits = _validate(engine, held_out, schedule, state, pace, calls, team)
     while not schedule.ends(state):
         began = time.monotonic()
         batch = stream.take(state.position, min(schedule.batch, schedule.total - state.position))
         rate = learning_rate(schedule.lr, state.position, schedule.total)
         try:
-            loss, norm = _gradients(engine, optimizer, batch, schedule, state.step)
-        except (OutOfMemory, TrainingDiverged):
+            loss, norm = _gradients(engine, optimizer, batch, schedule, state.step, calls, team)
+        except (OutOfMemory, TrainingDiverged, ProcessLost):
             optimizer.forget()
             if saved != state.step:
                 calls.save()
             raise
-        with telling_out_of_memory("the optimiser"):
+        with team.together(), telling_out_of_memory("the optimiser"):
             optimizer.step(rate)
         state.step += 1
         state.position += len(batch)
@@ -131,37 +151,60 @@ def train(
         state.tokens += tokens
         seconds = time.monotonic() - began
         state.seconds += seconds
+        pace.step(tokens, seconds)
+        if engine.room is not None:
+            state.room = {**state.room, engine.name: engine.room}
         peak = engine.peak_memory()
-        log.write("step", state.step, loss=loss, lr=rate, gradient_norm=norm, tokens_per_second=round(tokens / seconds, 1), peak_memory=peak)
+        speed = round(tokens / seconds, 1)
+        calls.log("step", state.step, loss=loss, lr=rate, gradient_norm=norm, tokens_per_second=speed, peak_memory=peak)
         if state.position >= schedule.total or state.step % schedule.eval_steps == 0:
-            state.last_bits = _validate(engine, held_out, schedule.batch_size, state, log)
-            if state.best_bits is None or state.last_bits < state.best_bits:
-                state.best_bits, state.stale = state.last_bits, 0
-                calls.save_best()
-            else:
-                state.stale += 1
-        if schedule.ends(state) or state.step % schedule.save_steps == 0 or time.monotonic() - saved_at > schedule.save_minutes * 60:
-            calls.save()
-            saved, saved_at = state.step, time.monotonic()
+            state.last_bits = _validate(engine, held_out, schedule, state, pace, calls, team)
+            with team.together():
+                if state.best_bits is None or state.last_bits < state.best_bits:
+                    state.best_bits, state.stale = state.last_bits, 0
+                    calls.save_best()
+                else:
+                    state.stale += 1
+        with team.together():
+            if schedule.ends(state) or state.step % schedule.save_steps == 0 or time.monotonic() - saved_at > schedule.save_minutes * 60:
+                calls.save()
+                saved, saved_at = state.step, time.monotonic()
+        tokens_left = stream.data.tokens / len(stream.data) * (schedule.total - state.position)
+        left = pace.left(tokens_left, steps - state.step, schedule.validations(state))
         try:
-            calls.on_event(Unit(state.step, f"loss {loss:.3f}", _figures(state, tokens / seconds, peak)))
+            with team.together():
+                calls.on_event(Unit(state.step, f"loss {loss:.3f}", _figures(state, speed, peak), left))
         except BaseException:
             if saved != state.step:
                 calls.save()
             raise
-        calls.rest()
+        with team.together():
+            calls.rest()
 
 
-def _gradients(engine: Engine, optimizer: Optimizer, batch: list[TokenSequence], schedule: Schedule, step: int) -> tuple[float, float]:
+def _gradients(
+    engine: Engine, optimizer: Optimizer, batch: list[TokenSequence], schedule: Schedule, step: int, calls: Calls, team: Team
+) -> tuple[float, float]:
     """Gathers the gradient of this step's mean loss; returns that loss (nats a token) and the gradient's norm."""
-    import torch
-
     targets = sum(item.targets for item in batch)
     longest = max(len(item.ids) for item in batch)
-    with telling_out_of_memory(f"step {step + 1}, sequences of {longest} tokens"):
-        micro = engine.micro_batches(batch, schedule.batch_size)
-        losses = [engine.accumulate(part, optimizer.scale / targets, _dropout_seed(schedule.seed, step, i)) for i, part in enumerate(micro)]
-        loss = float(torch.stack(losses).sum()) / targets
+    size, mine = _share(batch, schedule.batch_size, team)
+    seed = _dropout_seed(schedule.seed, step)
+
+    def accumulate() -> float:
+        """This process's part of the loss in nats."""
+        optimizer.forget()  # what a pass that ran out of memory has added
+        scale = optimizer.scale / targets
+        total, done = [], 0
+        for part in engine.micro_batches([batch[place] for place in mine], size):
+            total.append(engine.accumulate(part, scale, seed, mine[done : done + len(part)]))
+            done += len(part)
+        return _sum(total)
+
+    with team.together():
+        nats = _economising(accumulate, engine, f"step {step + 1}, sequences of {longest} tokens", calls)
+    loss = team.total(nats) / targets
+    team.add_up(engine.gradients())
     norm = optimizer.clip()
     if not 0 < loss < schedule.worst or not (math.isfinite(norm) or optimizer.scale > 1):  # in float16 the scaler deals with an infinite gradient
         raise TrainingDiverged(
@@ -169,6 +212,34 @@ def _gradients(engine: Engine, optimizer: Optimizer, batch: list[TokenSequence],
             "Run again with a lower --lr, such as a third of it; the weights before this step are saved as a checkpoint.",
         )
     return loss, norm
+
+
+def _share(batch: Sequence[TokenSequence], size: int, team: Team) -> tuple[int, list[int]]:
+    """Sequences a micro-batch, and the places in the step of this process's sequences. What was one micro-batch stays one where all have work."""
+    size = min(size, math.ceil(len(batch) / team.size))
+    groups = [range(first, min(first + size, len(batch))) for first in range(0, len(batch), size)]
+    mine = team.share([sum(len(batch[place].ids) for place in group) for group in groups])
+    return size, [place for i in mine for place in groups[i]]
+
+
+def _sum(losses: Sequence[torch.Tensor]) -> float:
+    import torch
+
+    return float(torch.stack(list(losses)).double().sum()) if losses else 0.0
+
+
+def _economising(action: Callable[[], T], engine: Engine, when: str, calls: Calls) -> T:
+    """Does it, again and again in smaller pieces while memory runs out. Raises OutOfMemory when the pieces cannot become smaller."""
+    import torch
+
+    while True:
+        try:
+            return action()
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            failure = error.with_traceback(None)  # which holds on to the tensors of the failed pass
+        if not engine.economise():
+            raise out_of_memory(when) from failure
+        calls.on_event(Notice(f"Memory ran out ({when}). Training goes on with less at a time; the effective batch stays as it is.", "warning"))
 
 
 @contextmanager
@@ -183,21 +254,37 @@ def telling_out_of_memory(when: str) -> Iterator[None]:
 
 
 def out_of_memory(when: str) -> OutOfMemory:
-    return OutOfMemory(
-        f"Memory was not enough ({when}).",
-        "Close other programs that use the GPU, then try in this order: --max-seq-len 256; --lora-rank 8; "
-        "--target-modules q_proj,k_proj,v_proj,o_proj. Finished steps are kept while settings stay the same.",
-    )
+    return OutOfMemory(f"Memory was not enough ({when}).", f"{ADVICE} Finished steps are kept while settings stay the same.")
 
 
-def _validate(engine: Engine, held_out: Sequences, batch_size: int, state: LoopState, log: EventLog) -> float:
+def _validate(engine: Engine, held_out: Sequences, schedule: Schedule, state: LoopState, pace: Pace, calls: Calls, team: Team) -> float:
     """Bits per byte of held-out text, over at most VALIDATION sequences."""
+    began = time.monotonic()
     count = min(VALIDATION, len(held_out))
     items = [held_out.items[i * len(held_out) // count] for i in range(count)]
-    with telling_out_of_memory("validation"):
-        nats = sum(float(engine.measure(part)) for part in engine.micro_batches(items, batch_size))
+    mine = [items[i] for i in team.share([len(item.ids) for item in items])]
+    warm = 0.0
+
+    def measure() -> float:
+        """This process's part. The first sequence goes alone, so that what is compiled for it counts for no time."""
+        nonlocal warm
+        nats = _sum([engine.measure(mine[:1])]) if mine else 0.0
+        warm = time.monotonic() - began
+        return nats + _sum([engine.measure(part) for part in engine.micro_batches(mine[1:], schedule.batch_size)] if mine[1:] else [])
+
+    with team.together():
+        nats = _economising(measure, engine, "validation", calls)
+    nats = team.total(nats)
     bits = nats / math.log(2) / sum(item.bytes for item in items)
-    log.write("validation", state.step, loss=nats / sum(item.targets for item in items), bits_per_byte=bits, sequences=count)
+    calls.log("validation", state.step, loss=nats / sum(item.targets for item in items), bits_per_byte=bits, sequences=count)
+    took = time.monotonic() - began - warm
+    with team.together():
+        if team.first:
+            sampling = time.monotonic()
+            calls.sample()
+            took += time.monotonic() - sampling
+    state.validation_seconds = took * (1 + 1 / max(1, len(mine) - 1))
+    pace.validation(state.validation_seconds)
     return bits
 
 
@@ -208,34 +295,5 @@ def _figures(state: LoopState, speed: float, peak: int) -> dict[str, str]:
     return figures
 
 
-def _dropout_seed(seed: int, step: int, micro: int) -> int:
-    return (seed * 0x9E3779B1 + step * 0x85EBCA77 + micro * 0xC2B2AE3D) % (1 << 62)
-
-
-class EventLog:
-    """``events.jsonl``: one JSON object a line, each with ``event`` and ``step``. It reads as one run however often it was stopped."""
-
-    def __init__(self, path: Path, step: int) -> None:
-        """Goes on after ``step``: lines of later steps, which will come again, and a torn last line are dropped."""
-        self._path = path
-        kept = [line for line in _lines(path) if _step_of(line) <= step]
-        with writing(path) as file:
-            file.write(b"".join(kept))
-        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - open as long as the log
-
-    def write(self, event: str, step: int, **figures: Any) -> None:
-        self._file.write(json.dumps({"event": event, "step": step, **figures}).encode() + b"\n")
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def _lines(path: Path) -> list[bytes]:
-    return path.read_bytes().splitlines(keepends=True) if path.exists() else []
-
-
-def _step_of(line: bytes) -> float:
-    try:
-        return float(json.loads(line)["step"]) if line.endswith(b"\n") else math.inf
-    except (ValueError, KeyError, TypeError):
-        return math.inf
+def _dropout_seed(seed: int, step: int) -> int:
+    return (seed * 0x9E3779B1 + step * 0x85EBCA77) % (1 << 62)

@@ -26,9 +26,24 @@ class Device:
     dtype: torch.dtype
     title: str
 
+    @property
+    def place(self) -> torch.device:
+        """Of several GPUs the one that this process uses."""
+        import torch
+
+        return torch.device("cuda", torch.cuda.current_device()) if self.kind == "cuda" else torch.device(self.kind)
+
+    def memory(self) -> int:
+        """Bytes on the GPU in all; 0 for a CPU."""
+        import torch
+
+        return int(torch.cuda.get_device_properties(0).total_memory) if self.kind == "cuda" else 0
+
 
 def choose_device() -> Device:
-    """The first CUDA GPU, else the CPU. bfloat16 where the card computes in it, float16 on older cards, float32 on a CPU."""
+    """The CUDA GPU that this process uses (the first one, if ``team`` chose no other), else the CPU.
+
+    bfloat16 where the card computes in it, float16 on older cards, float32 on a CPU."""
     import torch
 
     if not torch.cuda.is_available():
@@ -82,7 +97,7 @@ def load_model(
             folder,
             config=shape,
             dtype=device.dtype,
-            device_map={"": 0 if on_gpu else "cpu"},
+            device_map={"": device.place},
             quantization_config=quantized if on_gpu else None,
             attn_implementation="sdpa",
             local_files_only=True,

@@ -5,8 +5,8 @@ An engine owns the model and the gradients; the loop owns the order of the data,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,29 +33,53 @@ class ReferenceEngine:
         self._causal = model.get_base_model()
         self._head: Tensor = self._causal.get_output_embeddings().weight
         self.parameters = lora_parameters(model)
+        self.flat = None
+        self.room: int | None = None  # most sequences at a time, once memory ran out with more
+        self._largest = 0  # micro-batch that was tried
 
     def micro_batches(self, batch: Sequence[TokenSequence], size: int, /) -> list[list[TokenSequence]]:
-        """``size`` sequences at a time, in order."""
+        """``size`` sequences at a time, in order; fewer where memory ran out with so many."""
+        size = min(size, self.room or size)
         return [list(batch[i : i + size]) for i in range(0, len(batch), size)]
 
-    def accumulate(self, batch: Sequence[TokenSequence], scale: float, seed: int) -> Tensor:
+    def accumulate(self, batch: Sequence[TokenSequence], scale: float, seed: int, places: Sequence[int] = (0,)) -> Tensor:
         """Adds the gradient of ``scale`` × summed loss of this micro-batch; returns the summed loss in nats (not scaled, on the device).
 
-        ``seed`` decides the dropout, so that a step repeats exactly whatever was computed before it.
+        ``seed`` and the first of ``places`` decide the dropout, so that a step repeats exactly whatever was computed before it.
         """
-        torch.manual_seed(seed)
+        torch.manual_seed((seed + places[0] * 0xC2B2AE3D) % (1 << 62))
+        self._largest = len(batch)
         total = self._loss(batch)
         (total * scale).backward()  # type: ignore[no-untyped-call]
         return total.detach()
 
+    def gradients(self) -> list[Tensor]:
+        """All gradients, in a fixed order; zeros where nothing was accumulated."""
+        for parameter in self.parameters.values():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        return [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
+
     def measure(self, batch: Sequence[TokenSequence]) -> Tensor:
         """The summed loss in nats without dropout and without gradients."""
-        self._causal.eval()
-        try:
-            with torch.no_grad():
-                return self._loss(batch)
-        finally:
-            self._causal.train()
+        self._largest = len(batch)
+        with self._measuring():
+            return self._loss(batch)
+
+    def next_token(self, ids: np.ndarray) -> int:
+        """The likeliest token after these."""
+        with self._measuring():
+            hidden = self._hidden(torch.from_numpy(ids).long()[None].to(self.device.kind))
+            return int((self._head @ hidden[0, -1].to(self._head.dtype)).argmax())
+
+    def economise(self) -> bool:
+        """After memory ran out: half as many sequences at a time from here on; False when it was one already."""
+        if self._largest < 2:
+            return False
+        self.room = self._largest // 2
+        if self.device.kind == "cuda":
+            torch.cuda.empty_cache()
+        return True
 
     def adapter(self) -> dict[str, np.ndarray]:
         """A copy of the LoRA weights, float32 on the CPU."""
@@ -76,10 +100,24 @@ class ReferenceEngine:
 
     def _loss(self, batch: Sequence[TokenSequence]) -> Tensor:
         ids, rows, targets = (t.to(self.device.kind, non_blocking=True) for t in _padded(batch))
+        # Sequences are padded at their end and attention looks back only, so what stands in the padding changes nothing.
+        return cross_entropy_sum(self._hidden(ids).flatten(0, 1)[rows], self._head, targets)
+
+    def _hidden(self, ids: Tensor) -> Tensor:
+        """The last hidden states (sequences × length × width)."""
         with self._autocast():
-            # Sequences are padded at their end and attention looks back only, so what stands in the padding changes nothing.
-            hidden = self._causal.model(input_ids=ids, use_cache=False).last_hidden_state
-        return cross_entropy_sum(hidden.flatten(0, 1)[rows], self._head, targets)
+            hidden: Tensor = self._causal.model(input_ids=ids, use_cache=False).last_hidden_state
+        return hidden
+
+    @contextmanager
+    def _measuring(self) -> Iterator[None]:
+        """Without dropout and without gradients."""
+        self._causal.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self._causal.train()
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast("cuda", self.device.dtype) if self.device.kind == "cuda" else nullcontext()

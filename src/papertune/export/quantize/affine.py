@@ -9,7 +9,7 @@ scales; each gives codes, the codes give the best scale and minimum for them by 
 As in ggml's ``make_qkx2_quants`` / ``make_qkx3_quants``, ``least`` moves with the best try, so later tries start from it.
 
 Q4_K and Q5_K put eight such blocks into a super-block with 6-bit scales and minima and a float16 unit for each; codes are then rounded
-again for the stored scale. Per value and try 20 vector operations; 21 (Q4_K), 16 (Q5_K) or 37 (importance matrix) tries.
+again for the stored scale. Per value and try 18 vector operations; 21 (Q4_K), 16 (Q5_K) or 37 (importance matrix) tries.
 """
 
 from __future__ import annotations

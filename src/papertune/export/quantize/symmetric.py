@@ -9,10 +9,10 @@ operations, 19 tries.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+from numba import njit, uint32
 
 from papertune.export.quantize.affine import ROUND, TINY, ZERO, F, nearest, pack_32, put16, weigh_rows
-from papertune.export.quantize.floats import from_half, to_half
+from papertune.export.quantize.floats import bits, from_half, to_half
 
 LANES = 128  # blocks worked on at once: eight super-blocks; x and w take 16 KiB (32 KiB for blocks of 32)
 UNROLL = 8
@@ -39,11 +39,15 @@ def fit(x, w, size, numerators, scale, inverse):  # type: ignore[no-untyped-def]
     for lane in range(LANES):
         largest[lane] = ZERO
         size_of_largest[lane] = ZERO
-    for i in range(size):
+    for first in range(0, size, UNROLL):
         for lane in range(LANES):
-            larger = abs(x[i, lane]) > size_of_largest[lane]
-            size_of_largest[lane] = abs(x[i, lane]) if larger else size_of_largest[lane]
-            largest[lane] = x[i, lane] if larger else largest[lane]
+            value, most = largest[lane], size_of_largest[lane]
+            for i in range(first, first + UNROLL):
+                larger = abs(x[i, lane]) > most
+                most = abs(x[i, lane]) if larger else most
+                value = x[i, lane] if larger else value
+            largest[lane] = value
+            size_of_largest[lane] = most
     for k in range(numerators.size):
         for lane in range(LANES):
             rung[lane] = numerators[k] / largest[lane]
@@ -115,16 +119,13 @@ def quantize_6k(src, importance, columns, numerators, out):  # type: ignore[no-u
             unit = from_half(unit_half)
             for j in range(16):
                 scale_codes[j] = min(127, nearest(to_code * scale[first + j]))
-                step = unit * F(scale_codes[j])
+                step, kept = unit * F(scale_codes[j]), inverse[first + j]  # no step to divide by: ggml keeps the codes of the search, 0 without one
                 at = (base + first + j) * 16
-                if step == ZERO:  # nothing to divide by: ggml keeps the codes of the search
-                    _codes(src[at : at + 16], inverse[first + j], F(32), codes[j * 16 : j * 16 + 16])
-                    continue
                 for i in range(16):
-                    code = src[at + i] / step
+                    code = src[at + i] / step if step != ZERO else kept * src[at + i] if kept != ZERO else F(-32)
                     code = code if code < F(31) else F(31)
                     code = code if code > F(-32) else F(-32)
-                    codes[j * 16 + i] = np.uint8(np.int32((code + ROUND) - ROUND) + 32)
+                    codes[j * 16 + i] = (bits(code + ROUND) + uint32(32)) & uint32(0xFF)
             _pack_6k(codes, scale_codes, unit_half, block)
 
 

@@ -16,17 +16,21 @@ import pypdfium2 as pdfium
 import pypdfium2.raw as raw
 
 from papertune.extract.backend import Damaged, NeedsPassword, NoTextLayer, NotPdf, Options, PartlyRead
-from papertune.extract.layout import blocks_of
+from papertune.extract.doubt import unread_pages, unsure_pages
+from papertune.extract.layout import lay_out
 from papertune.extract.layout.lines import Page, Span
 from papertune.records import Document
 
-BOLD = re.compile(r"bold|black|heavy|semibold|demi|[-.,]B(I|$)|CMBX|MTSYB", re.I)
-ITALIC = re.compile(r"[Ii]tal|ITAL|[Oo]bli|[Ss]lant|[-.,](B?I|It)($|\W)|[a-z]It$|CMTI|CMMI")
-SUBSET_TAG = re.compile(r"[A-Z]{6}\+|[A-Z][a-z]{5}(?=Adv)")  # ISO 32000-1, 9.6.4; and as a large typesetter writes it, another on each page
+BOLD = re.compile(r"bold|black|heavy|demi|[-.,]B(I|$)|-(Bd|Hv|Blk)|-Medi($|Ital)|CM(SS)?BX|SFBX|CMB\d|MTSYB", re.I)
+ITALIC = re.compile(r"[Ii]tal|ITAL|[Oo]bli|[Ss]lant|[-.,](B?I|It)($|\W)|[a-z]It$|CMTI|CMMI|CMSL|SFTI|SFSL")
+SUBSET_TAG = re.compile(r"[A-Z]{6}\+|(?:[A-Z][a-z]{5})+(?=Adv)")  # ISO 32000-1, 9.6.4; and as a large typesetter writes it, another on each page
+FONT_PART = re.compile(r"\+[0-9a-f]{2}$|(?<=[a-z]{3})\d$")  # what is left of a font split into several: "AdvTT86d47313+20", "MinionPro-Regular2"
 SURROGATES = re.compile(r"[\ud800-\udfff]")
 FORCED_BOLD, ITALIC_FLAG = 1 << 18, 1 << 6  # font descriptor flags, ISO 32000-1 table 123
 HEADER_WITHIN = 1024  # bytes at the start among which "%PDF-" must stand, as in Acrobat
 STRIDE = 12  # characters; about the length of a text object
+MOST_STAMP = 100  # characters on a scanned page: "Downloaded from ... on ...", a page number
+MOST_OBJECTS = 1000  # of such a page that are looked at: a scan has one picture, or some strips
 
 # A run is taken apart where its characters stand wider than this, in font sizes a character, and at gaps wider than WIDE_GAP.
 WIDE_RUN, WIDE_GAP = 0.72, 1.2
@@ -41,12 +45,14 @@ class Fast:
     name = "fast"
 
     def read(self, path: Path) -> Document:
+        """Raises NotPdf, NeedsPassword, Damaged, NoTextLayer or PartlyRead."""
         pages, count = pages_of(path)
         if not pages:
             raise Damaged("no page could be read")
         if not any(page.upright or page.rotated for page in pages):
             raise NoTextLayer(f"{count} pages without text")
-        document = Document(source="", sha256="", engine=self.name, pages=count, blocks=tuple(blocks_of(pages)))
+        layout = lay_out(pages)
+        document = Document("", "", self.name, count, tuple(layout.blocks()), unread_pages(pages), unsure_pages(layout))
         if len(pages) < count:
             raise PartlyRead(f"{count - len(pages)} of {count} pages could not be read", document)
         return document
@@ -90,11 +96,25 @@ def _read_page(document: pdfium.PdfDocument, index: int) -> Page | None:
         try:
             page = Page(index + 1, raw.FPDF_GetPageWidthF(handle), raw.FPDF_GetPageHeightF(handle))
             _TextPage(handle, text, page).read()
+            page.picture = _is_picture(handle, page)
             return page
         finally:
             raw.FPDFText_ClosePage(text)
     finally:
         raw.FPDF_ClosePage(handle)
+
+
+def _is_picture(handle: raw.FPDF_PAGE, page: Page) -> bool:
+    """Whether pictures cover more than half of the page, and hardly any text is on it. Areas alone are compared, so its rotation does not matter."""
+    if sum(len(span.text) for span in [*page.upright, *page.rotated]) > MOST_STAMP:
+        return False
+    covered, edges = 0.0, [ctypes.c_float() for _ in range(4)]
+    for index in range(min(raw.FPDFPage_CountObjects(handle), MOST_OBJECTS)):
+        drawn = raw.FPDFPage_GetObject(handle, index)
+        if raw.FPDFPageObj_GetType(drawn) == raw.FPDF_PAGEOBJ_IMAGE and raw.FPDFPageObj_GetBounds(drawn, *edges):
+            left, bottom, right, top = (edge.value for edge in edges)
+            covered += (right - left) * (top - bottom)
+    return covered > 0.5 * page.width * page.height
 
 
 class _TextPage:
@@ -223,6 +243,7 @@ class _TextPage:
             name = buffer.value.decode("utf-8", "replace")
             if tag := SUBSET_TAG.match(name):
                 name = name[tag.end() :]
+            name = FONT_PART.sub("", name)
             flags = max(0, raw.FPDFFont_GetFlags(font))
             self.fonts[key] = (name, bool(BOLD.search(name) or flags & FORCED_BOLD), bool(ITALIC.search(name) or flags & ITALIC_FLAG))
         return self.fonts[key]

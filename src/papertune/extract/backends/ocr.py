@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
 
@@ -37,12 +38,7 @@ class Ocr:
 
     def read(self, path: Path) -> Document:
         """Raises NeedsPassword, Damaged, NoTextLayer or PartlyRead."""
-        try:
-            document = pdfium.PdfDocument(path)
-        except pdfium.PdfiumError as error:
-            if error.err_code == pdfium.raw.FPDF_ERR_PASSWORD:
-                raise NeedsPassword(str(error)) from error
-            raise Damaged(str(error)) from error
+        document = _open(path)
         pages, broken, count = [], [], len(document)
         for index in range(count):
             try:
@@ -56,6 +52,16 @@ class Ocr:
         if broken:
             raise PartlyRead(f"{len(broken)} of {count} pages could not be rendered, the first of them page {broken[0]}", result)
         return result
+
+    def pages(self, path: Path, numbers: Iterable[int]) -> list[Page]:
+        """Some pages, counted from 1. Raises NeedsPassword, or Damaged when one of them cannot be rendered."""
+        document = _open(path)
+        try:
+            return [self._page(document, number - 1) for number in numbers]
+        except pdfium.PdfiumError as error:
+            raise Damaged(str(error)) from error
+        finally:
+            document.close()
 
     def _page(self, document: pdfium.PdfDocument, index: int) -> Page:
         source = document[index]
@@ -79,6 +85,15 @@ class Ocr:
             if text:
                 (page.rotated if across else page.upright).append(Span(text, left, right, baseline, SIZE * high, space=True))
         return page
+
+
+def _open(path: Path) -> pdfium.PdfDocument:
+    try:
+        return pdfium.PdfDocument(path)
+    except pdfium.PdfiumError as error:
+        if error.err_code == pdfium.raw.FPDF_ERR_PASSWORD:
+            raise NeedsPassword(str(error)) from error
+        raise Damaged(str(error)) from error
 
 
 def open_backend(_options: Options) -> Ocr:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
 
 from papertune.extract.layout import patterns
 from papertune.extract.layout.characters import clean
 from papertune.extract.layout.hyphens import Vocabulary
 from papertune.extract.layout.ligatures import Ligatures
+from papertune.extract.layout.lines import Line
 from papertune.extract.layout.setting import Body, Row
+from papertune.extract.layout.styles import style_of
 from papertune.records import Block, Kind, Place
 
 FLOATING = frozenset(("caption", "table", "footnote", "furniture", "author", "formula"))  # a paragraph may go on behind them
+RAGGED = 0.3  # font sizes that half of the lines within paragraphs end before the edge
 
 
 def blocks_of_rows(rows: Sequence[Row], kinds: Sequence[Kind], body: Body, vocabulary: Vocabulary) -> list[Block]:
@@ -20,10 +26,10 @@ def blocks_of_rows(rows: Sequence[Row], kinds: Sequence[Kind], body: Body, vocab
     groups: list[tuple[Kind, list[Row]]] = []
     flow: tuple[Kind, list[Row]] | None = None  # the last block that is no float
     last: tuple[Kind, list[Row]] | None = None
-    indented = _uses_indents(rows, kinds, body)
+    habits = _habits_of([row for row, kind in zip(rows, kinds, strict=True) if kind == "paragraph"], body)
     for row, kind in zip(rows, kinds, strict=True):
         before = flow if kind not in FLOATING else last
-        if before is not None and before[0] == kind and not _begins(before[1][-1], row, kind, body, indented):
+        if before is not None and before[0] == kind and not _begins(before[1][-1], row, kind, body, habits):
             before[1].append(row)
             last = before
         else:
@@ -34,40 +40,58 @@ def blocks_of_rows(rows: Sequence[Row], kinds: Sequence[Kind], body: Body, vocab
     return [block for kind, group in groups if (block := _block(kind, group, vocabulary, ligatures)).text]
 
 
-def _uses_indents(rows: Sequence[Row], kinds: Sequence[Kind], body: Body) -> bool:
-    """Whether paragraphs begin with an indent in this paper."""
-    prose = [row for row, kind in zip(rows, kinds, strict=True) if kind == "paragraph"]
+@dataclass(frozen=True, slots=True)
+class _Habits:
+    """How paragraphs show in this paper: whether they begin with an indent, and whether lines end where their words do, the right edge ragged."""
+
+    indented: bool
+    ragged: bool
+
+
+def _habits_of(prose: Sequence[Row], body: Body) -> _Habits:
     indents = sum(0.5 * body.size < row.indent < 4 * body.size and row.line.text[:1].isupper() for row in prose)
-    return indents >= max(3, len(prose) // 60)
+    unended = [above.shortfall for above, row in pairwise(prose) if above.column == row.column and row.line.text[:1].islower()]
+    return _Habits(indents >= max(3, len(prose) // 60), len(unended) > 8 and median(unended) > RAGGED * body.size)
 
 
-def _begins(previous: Row, row: Row, kind: Kind, body: Body, indented: bool) -> bool:
+def _begins(previous: Row, row: Row, kind: Kind, body: Body, habits: _Habits) -> bool:
     """Whether ``row`` begins a block of its own, ``previous`` being the last line of the same kind."""
     adjacent = previous.column == row.column and previous.line.page == row.line.page
     drop = row.line.baseline - previous.line.baseline
     if adjacent and previous.run_in and drop < 1:
         return False
     if kind in ("title", "heading"):
-        same = abs(row.line.size - previous.line.size) < 0.6 and abs(row.line.bold - previous.line.bold) < 0.5
-        if not same or row.line.page != previous.line.page or not 0 < drop < 1.7 * max(row.line.size, body.size):
+        if not _same_heading_type(previous.line, row.line) or row.line.page != previous.line.page:
             return True
-        whole = patterns.SECTION.fullmatch(previous.line.text) or patterns.NUMBERED.match(row.line.text) or previous.run_in
+        if not 0 < drop < max(1.45 * row.line.size, 1.15 * body.leading):
+            return True
+        whole = patterns.SECTION.fullmatch(previous.line.text) or patterns.ENUMERATED.match(row.line.text) or previous.run_in
         return kind == "heading" and (not adjacent or bool(whole))
     if kind in ("caption", "table", "formula", "footnote", "furniture", "author"):
         return not adjacent or drop > 2 * body.leading or bool(kind == "caption" and patterns.CAPTION.match(row.line.text) and _ends(previous))
     if kind == "reference":
         return bool(patterns.REFERENCE_START.match(row.line.text)) or (row.indent < 3 < previous.indent)
-    if adjacent and drop > 0:
+    if adjacent and drop > 0 and row.above is not None and abs(row.above - drop) < 1:  # nothing stands between
         if drop > max(1.45 * body.leading, 1.25 * body.leading + 1):
+            return _ends(previous) or not row.line.text[0].islower()
+        if habits.indented and 0.5 * body.size < row.indent < 5 * body.size and abs(row.indent - previous.indent) > 3:
             return True
-        if indented and 0.5 * body.size < row.indent < 5 * body.size and abs(row.indent - previous.indent) > 3:
-            return True
-        return _ends(previous) and previous.shortfall > (1.2 if indented else 2.0) * body.size and not row.line.text[:1].islower()
+        room = 1.2 * body.size if habits.indented else 2.0 * body.size
+        if habits.ragged:  # room for the next word, which yet was not set there
+            room = max(room, row.line.width * (len(row.line.text.partition(" ")[0]) + 1) / len(row.line.text))
+        return _ends(previous) and previous.shortfall > room and not row.line.text[:1].islower()
     if not _ends(previous) or row.line.text[:1].islower():
         return False
-    if indented:
+    if habits.indented:
         return row.indent > 0.5 * body.size or previous.shortfall > 2 * body.size
     return previous.shortfall > 0.5 * body.size
+
+
+def _same_heading_type(one: Line, other: Line) -> bool:
+    """Whether two lines may belong to one heading. A bold one may hold a name in italics; "METHODS" and "Animals" are two."""
+    first, second = style_of(one), style_of(other)
+    same = abs(one.size - other.size) < 0.6 and first.bold == second.bold and (first.bold or abs(one.italic - other.italic) < 0.95)
+    return same and (first.capitals == second.capitals or min(one.letters, other.letters) < 8)
 
 
 def _ends(row: Row) -> bool:

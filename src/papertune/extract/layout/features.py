@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from papertune.extract.layout import patterns
+from papertune.extract.layout.numbering import numbering_features
 from papertune.extract.layout.rules import kinds_by_rules
 from papertune.extract.layout.setting import Body, Row
+from papertune.extract.layout.styles import style_features
 from papertune.records import Kind
 
 TAIL = 24  # characters at a line's end among which a full stop and marks of citations stand
@@ -22,9 +24,12 @@ FAR_APART = 9.0  # leadings
 FAR = 60.0  # rows: as good as never
 SHIFTS = (-3, -2, -1, 1, 2, 3)  # neighbours whose own features are seen too
 
-_STOPWORDS = re.compile(r"\b(?:the|of|and|in|to|was|were|with|for|that|is|by|as|from|on|are|this|which|an?|at|be|it|or|de|la|der|und)\b", re.I)
+_STOPWORDS = frozenset((
+    "the", "of", "and", "in", "to", "was", "were", "with", "for", "that", "is", "by", "as", "from", "on", "are", "this", "which", "a", "an", "at",
+    "be", "it", "or", "de", "la", "le", "les", "des", "el", "los", "en", "y", "der", "die", "das", "und",
+))  # fmt: skip
 _YEAR = re.compile(r"\b(?:19|20)\d\d\b")
-_CITED = re.compile(r"\d+\s?[:,(]\s?\d+|\bvol\b|\bpp?\.|doi|\d[–-]\d", re.I)
+_CITED = re.compile(r"\d\s?[:,(]\s?\d|\d[–-]\d|[Vv]ol\b|(?<![a-z])pp?\.|[Dd][Oo][Ii]")
 _INITIALS = re.compile(r"\b[A-Z]{1,3}\b[.,]|\b[A-Z]\.")
 _UPPER, _DIGIT, _MARK = re.compile("[A-Z]"), re.compile(r"\d"), re.compile(r"[^\w\s]")
 _WORD = re.compile(r"[^\W\d_]{2,}")
@@ -37,7 +42,7 @@ OWN = (
     "fill", "indent", "shortfall", "centred", "above", "below", "height_on_page", "left_on_page", "column_width", "mates",
     "ends_sentence", "ends_stop", "starts_upper", "starts_lower", "starts_digit", "numbered", "caption", "caption_mark",
     "references", "back", "section", "keywords", "affiliation", "entry", "stopwords", "years", "cited", "initials",
-    "commas", "same_size_above", "marks", "run_in", "follows_run_in",
+    "commas", "same_size_above", "marks", "run_in", "follows_run_in", "amid_sentence",
 )  # fmt: skip
 WIDE = (
     "size", "bold", "other_font", "letters", "fill", "indent", "above", "mates", "ends_stop", "starts_lower", "numbered", "caption",
@@ -55,7 +60,12 @@ def features_of(rows: Sequence[Row], body: Body) -> NDArray[np.float32]:
     own = np.array(_own(rows, body), dtype=np.float32)
     wide = own[:, [OWN.index(name) for name in WIDE]]
     shifted = [np.roll(wide, -shift, axis=0) for shift in SHIFTS]
-    return np.hstack([own, np.array(_place(rows, own, kinds_by_rules(rows, body)), dtype=np.float32), *shifted]).astype(np.float32)
+    rules = kinds_by_rules(rows, body)
+    place = np.array(_place(rows, own, rules), dtype=np.float32)
+    starts = place[:, PLACE.index("starts_block")] > 0
+    columns = {name: own[:, index] for index, name in enumerate(OWN)}
+    style = style_features(rows, columns, starts, np.array([rule == "heading" for rule in rules]))
+    return np.hstack([own, place, style, numbering_features([row.line.text for row in rows]), *shifted]).astype(np.float32)
 
 
 def _own(rows: Sequence[Row], body: Body) -> list[list[float]]:
@@ -78,11 +88,24 @@ def _own(rows: Sequence[Row], body: Body) -> list[list[float]]:
             patterns.REFERENCES.fullmatch(text) is not None, patterns.BACK.fullmatch(text) is not None,
             patterns.SECTION.fullmatch(text) is not None, patterns.KEYWORDS.match(text) is not None,
             line.page <= 2 and patterns.AFFILIATION.search(text) is not None, patterns.REFERENCE_START.match(text) is not None,
-            len(_STOPWORDS.findall(text)) * 10 / length, len(_YEAR.findall(text)), len(_CITED.findall(text)), len(_INITIALS.findall(text)),
+            stopwords(text),
+            len(_YEAR.findall(text)), len(_CITED.findall(text)), len(_INITIALS.findall(text)),
             text.count(","), bool(index) and abs(rows[index - 1].line.size - line.size) < 0.3, len(_MARK.findall(text)) / length,
-            row.run_in, bool(index) and rows[index - 1].run_in,
+            row.run_in, bool(index) and rows[index - 1].run_in, bool(index) and amid_sentence(rows[index - 1], row),
         ])  # fmt: skip
     return found
+
+
+def stopwords(text: str) -> float:
+    """Share of its words that are in any text: "the", "of"."""
+    words = text.lower().split()
+    return sum(word in _STOPWORDS for word in words) / max(1, len(words))
+
+
+def amid_sentence(above: Row, row: Row) -> bool:
+    """Whether the line above is full and ends no sentence."""
+    close = above.column == row.column and row.above is not None and row.above < 1.4 * row.line.size and not above.run_in
+    return close and above.shortfall < 2 * above.line.size and patterns.SENTENCE_END.search(above.line.text[-TAIL:]) is None
 
 
 def _leadings(gap: float | None, body: Body) -> float:

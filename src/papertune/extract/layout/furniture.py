@@ -12,7 +12,7 @@ from papertune.extract.layout.lines import Line, Page
 MARGIN = 0.11  # of the page's height at the top and the bottom, where running heads and feet stand
 NUMBERS_IN_ROW = 8  # line numbers a page from which on they are believed
 _DIGITS = re.compile(r"\d+")
-_PAGE_NUMBER = re.compile(r"\W*(page|p\.|e|s)?\W*\d{1,5}(\W*(of|/)\W*\d{1,5})?\W*", re.I)
+_PAGE_NUMBER = re.compile(r"[^\w.]*(page|p\.|e|s)?\W*\d{1,5}(\W*(of|/)\W*\d{1,5})?[^\w.]*", re.I)
 _NOTICE = re.compile(
     r"\W*(?:©|\(c\) ?(?:19|20)\d\d|copyright|(?:https?://)?(?:dx\.)?doi(?:\.org|:)|https?://|www\.|e?issn\b|downloaded from"
     r"|available (?:online )?at|volume \d|vol\. ?\d|citation:|article id\b|this is an open.access)",

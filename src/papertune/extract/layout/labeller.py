@@ -15,43 +15,47 @@ from importlib.resources import files
 import numpy as np
 from numpy.typing import NDArray
 
-from papertune.extract.layout import patterns
-from papertune.extract.layout.features import continues, features_of
+from papertune.extract.layout.features import features_of
+from papertune.extract.layout.kinds import kinds_of_labels
 from papertune.extract.layout.setting import Body, Row
 from papertune.records import Kind
 
 LABELS = ("title", "heading", "paragraph", "caption", "table", "reference", "back", "other")
-ROUNDS_AT_ONCE = 10  # as many trees as keep a long paper's arrays in the cache
+ROUNDS_AT_ONCE = 5  # as many trees as keep a paper's arrays in the cache
 TRUST_IN_SEQUENCE = 0.5  # weight of the transitions' log-probabilities beside the trees'
 
 
 @dataclass(frozen=True, slots=True)
 class Forest:
-    """Node arrays of all trees. ``roots`` has one row a round of boosting, one column a label."""
+    """Node arrays of all trees. ``roots`` has one row a round of boosting, one column a label; ``children`` two entries a node."""
 
-    feature: NDArray[np.int16]
+    feature: NDArray[np.intp]
     threshold: NDArray[np.float32]
-    left: NDArray[np.int32]
-    right: NDArray[np.int32]
+    children: NDArray[np.intp]
     value: NDArray[np.float32]
-    roots: NDArray[np.int32]
+    roots: NDArray[np.intp]
     depth: int
 
     def log_probabilities(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """One row a line, one column a label."""
-        flat = features.ravel()
-        row_starts = (np.arange(len(features)) * features.shape[1])[:, None]
-        children = np.column_stack([self.left, self.right]).ravel()
-        scores = np.zeros((len(features), self.roots.shape[1]), dtype=np.float32)
-        for start in range(0, len(self.roots), ROUNDS_AT_ONCE):
-            roots = self.roots[start : start + ROUNDS_AT_ONCE].ravel()
-            nodes = np.broadcast_to(roots, (len(features), len(roots)))
-            for _ in range(self.depth):
-                goes_right = flat.take(row_starts + self.feature.take(nodes)) > self.threshold.take(nodes)
-                nodes = children.take(2 * nodes + goes_right)
-            scores += self.value.take(nodes).reshape(len(features), -1, scores.shape[1]).sum(axis=1)
-        scores -= scores.max(axis=1, keepdims=True)
-        result: NDArray[np.float32] = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
+        count, labels = len(features), self.roots.shape[1]
+        columns = np.ascontiguousarray(features.T)  # one feature of all lines side by side
+        flat, starts, lines = columns.ravel(), self.feature * count, np.arange(count)
+        scores = np.zeros((labels, count), dtype=np.float32)
+        for first in range(0, len(self.roots), ROUNDS_AT_ONCE):
+            roots = self.roots[first : first + ROUNDS_AT_ONCE].ravel()
+            goes_right = columns[self.feature[roots]] > self.threshold[roots][:, None]
+            nodes = self.children.take(2 * roots[:, None] + goes_right)
+            for _ in range(self.depth - 1):
+                asked = starts.take(nodes)
+                asked += lines
+                goes_right = flat.take(asked) > self.threshold.take(nodes)
+                nodes *= 2
+                nodes += goes_right
+                nodes = self.children.take(nodes)
+            scores += self.value.take(nodes).reshape(-1, labels, count).sum(axis=0)
+        scores -= scores.max(axis=0)
+        result: NDArray[np.float32] = (scores - np.log(np.exp(scores).sum(axis=0))).T
         return result
 
 
@@ -59,31 +63,26 @@ class Forest:
 def _model() -> tuple[Forest, NDArray[np.float32]]:
     with files(__package__).joinpath("labeller.npz").open("rb") as file, np.load(file) as data:
         arrays = {name: data[name] for name in data.files}
-    transitions = arrays.pop("transitions").astype(np.float32)
-    arrays["threshold"] = arrays["threshold"].astype(np.float32)
-    arrays["value"] = arrays["value"].astype(np.float32)
-    return Forest(depth=int(arrays.pop("depth")), **arrays), transitions
+    forest = Forest(
+        arrays["feature"].astype(np.intp),
+        arrays["threshold"].astype(np.float32),
+        np.column_stack([arrays["left"], arrays["right"]]).ravel().astype(np.intp),
+        arrays["value"].astype(np.float32),
+        arrays["roots"].astype(np.intp),
+        int(arrays["depth"]),
+    )
+    return forest, arrays["transitions"].astype(np.float32)
 
 
-def kinds_of(rows: Sequence[Row], body: Body) -> list[Kind]:
-    """The kind of each row."""
+def kinds_of(rows: Sequence[Row], body: Body) -> tuple[list[Kind], list[float]]:
+    """The kind of each row, and the probability that the trees alone give to its label."""
     if not rows:
-        return []
+        return [], []
     forest, transitions = _model()
-    labels = likeliest(forest.log_probabilities(features_of(rows, body)), TRUST_IN_SEQUENCE * transitions)
-    return kinds_of_labels(labels, rows, body)
-
-
-def kinds_of_labels(labels: Sequence[int], rows: Sequence[Row], body: Body) -> list[Kind]:
-    """The kinds that labels stand for; a caption goes on as long as its lines do."""
-    kinds: list[Kind] = []
-    caption = False  # inside a caption that began as one
-    for index, (label, row) in enumerate(zip(labels, rows, strict=True)):
-        kind = _kind(LABELS[label], row, body, index / len(rows))
-        match = patterns.CAPTION.match(row.line.text)
-        caption = bool(kind == "caption" and match and match["mark"]) or (caption and continues(rows[index - 1], row))
-        kinds.append("caption" if caption and kind == "paragraph" else kind)
-    return kinds
+    scores = forest.log_probabilities(features_of(rows, body))
+    labels = likeliest(scores, TRUST_IN_SEQUENCE * transitions)
+    kinds = kinds_of_labels([LABELS[label] for label in labels], rows, body)
+    return kinds, np.exp(scores[np.arange(len(rows)), labels]).tolist()
 
 
 def likeliest(scores: NDArray[np.float32], transitions: NDArray[np.float32]) -> list[int]:
@@ -100,23 +99,3 @@ def likeliest(scores: NDArray[np.float32], transitions: NDArray[np.float32]) -> 
         label = int(back[index, label])
         sequence.append(label)
     return sequence[::-1]
-
-
-def _kind(label: str, row: Row, body: Body, progress: float) -> Kind:
-    """The kind a label stands for.
-
-    Headings that name back matter or the article's type go where they belong, whatever their type. What is none of the labels: authors and
-    affiliations on the first page, else notes, formulas and words in figures.
-    """
-    text = row.line.text
-    if label == "heading" and row.line.page == 1 and (patterns.ARTICLE_TYPE.fullmatch(text) or patterns.KEYWORDS.match(text)):
-        return "author"
-    if label == "heading" and (patterns.REFERENCES.fullmatch(text) or (progress > 0.5 and patterns.BACK.fullmatch(text))):
-        return "back"
-    if label != "other":
-        return label  # type: ignore[return-value]
-    if row.line.page == 1:
-        return "author"
-    if row.line.letters < 0.5 * len(text.replace(" ", "")) and any(mark in text for mark in "=≈≤≥∑∫→"):
-        return "formula"
-    return "footnote" if row.line.size < 0.95 * body.size and row.line.baseline > 0.6 * row.page.height else "table"

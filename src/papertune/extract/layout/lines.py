@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from papertune.extract.layout.characters import HYPHEN_MARKS
 from papertune.records import Box
 
 _NOT_LETTERS = re.compile(r"[\W\d_]+")
@@ -83,7 +84,8 @@ class Line:
         parts: list[str] = []
         for span, following in zip(self.spans, [*self.spans[1:], None], strict=True):
             parts.append(span.text)
-            if following and (span.space or following.left - span.right > 0.2 * max(span.size, following.size)):
+            apart = following and (span.space or following.left - span.right > 0.2 * max(span.size, following.size))
+            if following and apart and following.text[0] not in HYPHEN_MARKS:
                 parts.append(" ")
         return " ".join("".join(parts).split())
 
@@ -103,13 +105,17 @@ class Line:
 
 @dataclass
 class Page:
-    """A page as its backend read it. ``upright`` spans are in drawing order; ``rotated`` ones run at an angle (stamps, axis labels)."""
+    """A page as its backend read it. ``upright`` spans are in drawing order; ``rotated`` ones run at an angle (stamps, axis labels).
+
+    ``picture`` says that most of the page is a picture, and what text there is no more than a stamp or a page number.
+    """
 
     number: int
     width: float
     height: float
     upright: list[Span] = field(default_factory=list)
     rotated: list[Span] = field(default_factory=list)
+    picture: bool = False
 
 
 def lines_of(page: Page) -> list[Line]:
@@ -159,5 +165,7 @@ def _adjoin(left: Span, right: Span, gap: float) -> bool:
 
 
 def _share(spans: list[Span], marked: list[bool]) -> float:
+    if True not in marked:
+        return 0.0
     total = sum(len(span.text) for span in spans)
     return sum(len(span.text) for span, mark in zip(spans, marked, strict=True) if mark) / total if total else 0.0

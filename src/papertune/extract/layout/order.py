@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from papertune.extract.layout.lines import Line
 
@@ -13,13 +13,26 @@ LARGEST_INDENT = 18.0  # points
 LEAST_WIDTH = 60.0  # points, of a column
 
 
-def in_reading_order(lines: Sequence[Line]) -> list[list[Line]]:
-    """The page's lines as columns in reading order. What spans two columns is a column of its own."""
-    return [column for column in _columns(sorted(lines, key=lambda line: (line.baseline, line.left))) if column]
+def in_reading_order(lines: Sequence[Line], known: Sequence[float] = ()) -> list[list[Line]]:
+    """The page's lines as columns in reading order. What spans two columns is a column of its own.
+
+    ``known`` are left edges at which other pages' columns begin: a paper's last column may have a line or two.
+    """
+    return [column for column in _columns(sorted(lines, key=lambda line: (line.baseline, line.left)), known) if column]
 
 
-def _columns(lines: list[Line]) -> list[list[Line]]:
+def gutters(pages: Iterable[Sequence[Line]]) -> list[float]:
+    """Left edges at which columns begin on several pages, the commonest first."""
+    found = [edge for lines in pages if (edge := _gutter(list(lines))) is not None]
+    near = [sum(abs(edge - other) < SAME_EDGE for other in found) for edge in found]
+    ranked = [edge for count, edge in sorted(zip(near, found, strict=True), reverse=True) if count > 1]
+    return [edge for index, edge in enumerate(ranked) if all(abs(edge - other) >= SAME_EDGE for other in ranked[:index])]
+
+
+def _columns(lines: list[Line], known: Sequence[float]) -> list[list[Line]]:
     edge = _gutter(lines)
+    if edge is None:
+        edge = next((edge for edge in known if _begins_column(lines, edge)), None)
     if edge is None:
         return [lines]
     ordered: list[list[Line]] = []
@@ -28,7 +41,7 @@ def _columns(lines: list[Line]) -> list[list[Line]]:
     spanning: list[Line] = []
 
     def end_band() -> None:
-        ordered.extend([*_columns(list(left)), *_columns(list(right))])
+        ordered.extend([*_columns(list(left), known), *_columns(list(right), known)])
         left.clear()
         right.clear()
 
@@ -46,6 +59,16 @@ def _columns(lines: list[Line]) -> list[list[Line]]:
         ordered.append(spanning)
     end_band()
     return ordered
+
+
+def _begins_column(lines: Sequence[Line], edge: float) -> bool:
+    """Whether a short column begins at an edge known from other pages, with lines left of it and none across it at its height."""
+    starting = [line for line in lines if -SAME_EDGE <= line.left - edge <= LARGEST_INDENT]
+    if not any(line.letters > 10 for line in starting):
+        return False
+    top, bottom = min(line.top for line in starting), max(line.bottom for line in starting)
+    beside = [line for line in lines if line.bottom > top and line.top < bottom and line.left < edge - SAME_EDGE]
+    return bool(beside) and all(line.right < edge for line in beside)
 
 
 def _gutter(lines: list[Line]) -> float | None:

@@ -12,6 +12,8 @@ _END = re.compile(r"[.:—–]\s*$")
 _MARK = re.compile(r"\s*[:—–]\s*")
 _NUMBER = re.compile(r"\d+(\.\d+)*\.?")
 _SENTENCE = re.compile(r"(?<=[A-Za-z]{3})[.:] +(?=[A-Z][a-z]+$)")
+_FIRST_SENTENCE = re.compile(rf"\d+(?:\.\d+)+\.?\s.{{3,{LONGEST}}}?(?<=[A-Za-z)]{{3}})[.:] +(?=[A-Z])")
+_LETTERS = re.compile(r"(?:[^\W\d_].*){3}")
 _NOT_HEADING = re.compile(r"(?:fig|table|scheme|chart|box|\(|\[)", re.I)
 _PLAIN = re.compile(
     r"(?:background|objectives?|aims?|purpose|introduction|context|(?:materials? and |patients and )?methods?(?: and materials?| and results)?"
@@ -23,45 +25,53 @@ _PLAIN = re.compile(
 
 def without_run_in(line: Line, plain: frozenset[str]) -> list[Line]:
     """The heading and the rest of the line; or the line alone. ``plain`` are the fonts of the running text."""
-    parts = _by_type(line, plain) or _by_word(line)
+    parts = _by_type(line.spans, plain) or _by_number(line.spans, plain) or _by_word(line.spans)
     if parts is None:
         return [line]
     return [Line(line.page, spans, line.order) for spans in parts]
 
 
-def _by_type(line: Line, plain: frozenset[str]) -> tuple[list[Span], list[Span]] | None:
-    """Where the type changes to that of the running text, if what stands before ends like a heading."""
-    spans = line.spans
-    if len(spans) < 2 or (spans[0].font in plain and not _NUMBER.fullmatch(spans[0].text.strip())):
+def _by_type(spans: list[Span], plain: frozenset[str]) -> tuple[list[Span], list[Span]] | None:
+    """Where the type changes to that of the running text, or from bold to a species' name, if what stands before ends like a heading."""
+    if spans[0].font in plain and not _NUMBER.fullmatch(spans[0].text.strip()):
         return None
-    cut = next((index for index, span in enumerate(spans) if index and span.font in plain and span.text.strip()), None)
-    if cut is None:
+    text = next((index for index, span in enumerate(spans) if index and span.font in plain and span.text.strip()), None)
+    if text is None:
         return None
-    head = "".join(span.text + " " * span.space for span in spans[:cut])
-    if sum(character.isalpha() for character in head) < 3 or len(head) > LONGEST or _NOT_HEADING.match(head):
+    for cut in range(1, text + 1):
+        head = "".join(span.text + " " * span.space for span in spans[:cut])
+        if len(head) > LONGEST or _NOT_HEADING.match(head):
+            return None
+        changes = cut == text or spans[cut].bold != spans[0].bold or abs(spans[cut].size - spans[0].size) > 0.6
+        if changes and _END.search(head) and _LETTERS.search(head):
+            return spans[:cut], spans[cut:]
+    if not _LETTERS.search(head):
         return None
-    if _END.search(head):
-        return spans[:cut], spans[cut:]
-    if mark := _MARK.match(spans[cut].text):  # the colon is set in plain type
-        after = _split(spans[cut], mark.end())[1:]
-        rest = [*after, *spans[cut + 1 :]]
-        return (spans[:cut], rest) if rest else None
-    inside = _SENTENCE.search(spans[cut - 1].text)  # the first word after the heading is set like it: a species' name
-    if inside and cut == 1:
-        before, *after = _split(spans[0], inside.end())
-        return [before], [*after, *spans[1:]]
-    return None
+    if mark := _MARK.match(spans[text].text):  # the colon is set in plain type
+        rest = [*_split(spans[text], mark.end())[1:], *spans[text + 1 :]]
+        return (spans[:text], rest) if rest else None
+    inside = _SENTENCE.search(spans[0].text)  # the first word after the heading is set like it: a species' name
+    return _parted(spans, inside.end()) if inside and text == 1 else None
 
 
-def _by_word(line: Line) -> tuple[list[Span], list[Span]] | None:
+def _by_number(spans: list[Span], plain: frozenset[str]) -> tuple[list[Span], list[Span]] | None:
+    """"*3.1. Ocimum sanctum. Ocimum sanctum* is ...": the first sentence behind a number in a type of its own."""
+    first = spans[0]
+    end = _FIRST_SENTENCE.match(first.text) if first.font not in plain else None
+    return _parted(spans, end.end()) if end else None
+
+
+def _by_word(spans: list[Span]) -> tuple[list[Span], list[Span]] | None:
     """"Results: ..." in one type."""
-    first = line.spans[0]
-    match = _PLAIN.match(first.text)
-    if match is None or not first.text[0].isupper():
-        return None
-    parts = _split(first, match.end())
-    rest = [*parts[1:], *line.spans[1:]]
-    return ([parts[0]], rest) if any(span.text.strip() for span in rest) else None
+    match = _PLAIN.match(spans[0].text)
+    return _parted(spans, match.end()) if match and spans[0].text[0].isupper() else None
+
+
+def _parted(spans: list[Span], at: int) -> tuple[list[Span], list[Span]] | None:
+    """The first span up to a character, and all the rest, if there is any."""
+    head, *after = _split(spans[0], at)
+    rest = [*after, *spans[1:]]
+    return ([head], rest) if any(span.text.strip() for span in rest) else None
 
 
 def _split(span: Span, at: int) -> list[Span]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from papertune.launch import launch
 from papertune.train.fast.flat import GROUPS, sizes
 from papertune.train.fast.plan import Plan
 from papertune.train.fast.shape import Shape
@@ -47,19 +48,21 @@ class Sizes:
     """Of what a layer makes, in numbers of ``bytes`` each. ``u``: LoRA columns of each group; ``weights``: those dequantised.
 
     ``multiprocessors`` of the card matter where torch is asked for deterministic algorithms (else 0): then flash attention's backward pass
-    sums the queries' gradient in several copies, as many as give each multiprocessor work, and adds these up in order.
+    sums the queries' gradient in several copies, as many as give each multiprocessor work, and adds these up in order. ``dropout``: whether
+    the projections' inputs are copied to have some of their numbers dropped.
     """
 
     shape: Shape
     bytes: int
     u: tuple[int, ...]
     multiprocessors: int = 0
+    dropout: bool = False
 
     @property
     def weights(self) -> list[int]:
         """Of each group, in bytes."""
         size = sizes(self.shape)
-        return [sum(size[n][0] for n in names) * (size[names[0]][1] + u) * self.bytes for names, u in zip(GROUPS, self.u, strict=True)]
+        return [(sum(size[n][0] for n in names) + u) * (size[names[0]][1] + u) * self.bytes for names, u in zip(GROUPS, self.u, strict=True)]
 
     def kept(self, tokens: int) -> int:
         """Bytes of a kept layer."""
@@ -68,7 +71,7 @@ class Sizes:
     def offloaded(self, tokens: int) -> int:
         """The part of that which goes to the host."""
         s = self.shape
-        return self.bytes * tokens * (2 * s.hidden + self._qkv + s.queries + 2 * s.inner)
+        return self.bytes * tokens * (2 * s.hidden + self._qkv + s.queries + self._wide)
 
     def small(self, tokens: int) -> int:
         """And the part that stays."""
@@ -76,7 +79,12 @@ class Sizes:
 
     @property
     def _qkv(self) -> int:
-        return self.shape.queries + 2 * self.shape.keys
+        """Columns of queries, keys and values with the room for their backward pass; ``_wide``: of gate and up."""
+        return self.shape.queries + 2 * self.shape.keys + self.u[0]
+
+    @property
+    def _wide(self) -> int:
+        return 2 * self.shape.inner + self.u[2]
 
     def peak(self, plan: Plan, work: Work) -> int:
         """Bytes above what is resident."""
@@ -92,17 +100,18 @@ class Sizes:
         held = small + max(min(plan.keep, n) * self.kept(tokens), 2 * self.offloaded(tokens) if plan.offload else 0)
         leaving = 2 * row * h if plan.park_inputs else 0
         attention = row * (h + max(h + u_qkv + self._qkv, self._qkv + 2 * s.queries + u_out, s.queries + u_out + h)) + max(w_qkv, w_out)
-        mlp = row * (3 * h + u_wide) + b * some * (3 * f + u_down) + (w_wide + w_down if plan.mlp_rows else max(w_wide, w_down))
+        dropped = f if self.dropout else 0  # the widest input is the MLP's last, when most is alive
+        inner = self._wide + f + u_down + dropped
+        mlp = row * (3 * h + u_wide) + b * some * inner + (w_wide + w_down if plan.mlp_rows else max(w_wide, w_down))
         loss = 2 * row * h + b * positions * 3 * h + b * min(plan.loss_rows, positions) * s.vocabulary
         # Attention backward: its gradients, and flash attention's float32 sums for the queries.
         copies = -(-self.multiprocessors // (work.documents * s.heads // plan.head_groups)) or 1
-        heads = row * (self._qkv + s.queries + u_out + h) + (row * self._qkv + 4 * tokens * (copies * s.queries + s.heads)) // plan.head_groups
-        kept_backward = max(row * (f + u_down + 2 * h) + w_down, row * (2 * h + u_wide) + w_wide, heads + row * h)
-        alive = row * ((2 if plan.park_inputs else 3) * h + self._qkv + s.queries)  # dy, h, x; qkv, attended
-        if plan.mlp_rows:
-            mlp_again = b * some * (h + u_wide + 3 * f + u_down) + w_wide + w_down
-        else:
-            mlp_again = row * (3 * f + u_down) + w_qkv + w_out + w_wide + w_down
+        dy = h + max(u_out, u_down)
+        heads = row * (self._qkv + s.queries + dy) + (row * self._qkv + 4 * tokens * (copies * s.queries + s.heads)) // plan.head_groups
+        kept_backward = max(row * (f + dropped + dy + h) + w_down, row * (dy + h) + w_wide, heads + row * h)
+        alive = row * ((1 if plan.park_inputs else 2) * h + dy + self._qkv + s.queries)  # h, x; qkv, attended
+        mlp_again = b * some * (h + u_wide + inner) if plan.mlp_rows else row * inner + w_qkv + w_out
+        mlp_again += w_wide + w_down
         recomputed = inputs + max(alive + mlp_again, heads + row * h + w_qkv + w_out) if again else 0
         return max(held + max(leaving + max(attention, mlp), loss, kept_backward), recomputed)
 
@@ -135,10 +144,10 @@ def choose(size: Sizes, work: Work, *, free: int, host_free: int, link: Link) ->
 class Budget:
     """Plans for one engine on one device. ``u``: LoRA columns of each group; ``memory``: see ``engine.FastEngine``."""
 
-    def __init__(self, shape: Shape, u: Sequence[int], itemsize: int, device: torch.device, memory: int) -> None:
+    def __init__(self, shape: Shape, u: Sequence[int], itemsize: int, device: torch.device, memory: int, *, dropout: bool) -> None:
         ordered = device.type == "cuda" and torch.are_deterministic_algorithms_enabled()
         multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count if ordered else 0
-        self._size, self._device, self._memory = Sizes(shape, itemsize, tuple(u), multiprocessors), device, memory
+        self._size, self._device, self._memory = Sizes(shape, itemsize, tuple(u), multiprocessors, dropout), device, memory
         self._link: Link | None = None
         self._host = 0
         self._margin = MARGIN
@@ -151,7 +160,8 @@ class Budget:
             import psutil
 
             self._link = measure_link(self._device)
-            self._host = int(psutil.virtual_memory().available * HOST_SHARE)  # once: later, what is parked there would count as lost
+            # Once: later, what is parked there would count as lost. Other processes of this machine park as much.
+            self._host = int(psutil.virtual_memory().available * HOST_SHARE / launch().here)
         return choose(self._size, work, free=self._free(), host_free=self._host, link=self._link)
 
     def peak(self, plan: Plan, work: Work) -> int:
@@ -166,6 +176,19 @@ class Budget:
             if self.peak(plan, work) < self.peak(failed, work):
                 return plan
         return failed
+
+    def foresee(self, layers: int, resident: int, work: Work) -> tuple[Plan, int]:
+        """Plan and peak in bytes of a model with so many such layers that takes ``resident`` bytes before its first token; see ``plan``."""
+        size = replace(self._size, shape=replace(self._size.shape, layers=layers))
+        if self._device.type != "cuda":
+            return Plan(keep=layers), resident
+        free = max(0, self._free() + torch.cuda.memory_allocated(self._device) - resident)
+        fitting = min(work.tokens, capacity(size, free=free))
+        part = Work(fitting, min(work.positions, fitting), work.documents)
+        self.plan(part)  # measures link and host, if nobody has yet
+        assert self._link is not None
+        plan = choose(size, part, free=free, host_free=self._host, link=self._link)
+        return plan, resident + size.peak(plan, part)
 
     def capacity(self) -> int:
         """Tokens that a micro-batch may have."""

@@ -59,7 +59,7 @@ def load_frozen(base: Base, device: Device, layers: int | None = None) -> Frozen
 
     ``layers`` reads only the first so many.
     """
-    shape, place = shape_of(base), torch.device(device.kind)
+    shape, place = shape_of(base), device.place
     weights = Weights(base, place, device.dtype)
     embedding = weights("model.embed_tokens", shape.vocabulary, shape.hidden)
     head = embedding if shape.tied else weights("lm_head", shape.vocabulary, shape.hidden)
@@ -75,8 +75,8 @@ def load_frozen(base: Base, device: Device, layers: int | None = None) -> Frozen
 class FastEngine:
     """``parameters`` are the LoRA weights by PEFT name, float32, and ``lora.parameter`` is all of them in one; gradients gather in ``.grad``.
 
-    ``plan`` holds for every micro-batch; without it each gets the fastest plan that fits the memory free on the card at that moment, at most
-    ``memory`` bytes in all (0: no limit but the card's). When that still runs out, a leaner plan is tried.
+    ``plan`` holds for every micro-batch (``fixed``); without it each gets the fastest plan that fits the memory free on the card at that
+    moment, at most ``memory`` bytes in all (0: no limit but the card's). When that still runs out, a leaner plan is tried.
     """
 
     name = "fast"
@@ -98,7 +98,7 @@ class FastEngine:
         self.shape: Shape = replace(shape_of(base), layers=len(frozen.layers))
         self._place = frozen.norm.device
         self.lora = FlatLora(self.shape, base.family, targets, rank, alpha / rank, self._place)
-        self.parameters = self.lora.parameters
+        self.parameters, self.flat = self.lora.parameters, self.lora.parameter
         self._norm, self._head = frozen.norm, frozen.head
         on_host = plan is not None and plan.host_embedding and not self.shape.tied
         self._embedding = frozen.embedding.cpu() if on_host else frozen.embedding
@@ -110,51 +110,80 @@ class FastEngine:
         # Two lists: torch copies contiguous pairs in a few launches, the blocks on a diagonal one by one.
         self._shadows = [[p for p in shadows if p[0].is_contiguous()], [p for p in shadows if not p[0].is_contiguous()]]
         self._host = Host(self._place)
-        self.budget = Budget(self.shape, [group.columns for group in self._layers[0].groups], self._head.element_size(), self._place, memory)
-        self._fixed = plan
+        columns = [group.columns for group in self._layers[0].groups]
+        self.budget = Budget(self.shape, columns, self._head.element_size(), self._place, memory, dropout=dropout > 0)
+        self.fixed = plan  # for every micro-batch, if not None
         self.plan = plan or Plan()  # of the last micro-batch
+        self.room: int | None = None  # tokens that a micro-batch may have
+        self._work = Work(0, 0, 0)  # the last micro-batch
+        self._leaner = False  # memory ran out, and the next plan will need less
 
     @torch.no_grad()
-    def accumulate(self, batch: Sequence[TokenSequence], scale: float, seed: int, first: int = 0) -> Tensor:
+    def accumulate(self, batch: Sequence[TokenSequence], scale: float, seed: int, places: Sequence[int] = ()) -> Tensor:
         """Adds the gradient of ``scale`` × summed loss of this micro-batch; returns the summed loss in nats (not scaled, on the device).
 
-        ``seed`` decides the dropout, so that a step repeats exactly whatever was computed before it. ``first`` is the place in the step of
-        the micro-batch's first sequence: with one seed a step, dropout does not change with how the step is cut. Raises
+        ``seed`` decides the dropout, so that a step repeats exactly whatever was computed before it. ``places`` are those of the sequences
+        in the step (0, 1, … if not given): with one seed a step, dropout does not change with how the step is cut. Raises
         torch.OutOfMemoryError.
         """
-        fresh = not self.lora.attached
-        if fresh:  # the optimiser has stepped and dropped the gradients
-            self.lora.gradient.zero_()
-            self.lora.attach()
-            self._refresh()
-        packed = pack(batch, self.shape, self._place, seed, first)
-        work = Work(len(packed), len(packed.rows), len(batch))
-        self.plan = self._fixed or self.budget.plan(work)
+        fresh = self._begin()
+        packed = pack(batch, self.shape, self._place, seed, places)
+        work = self._work = Work(len(packed), len(packed.rows), len(batch))
+        self.plan = self.fixed or self.budget.plan(work)
         while True:
             try:
                 return self._pass(packed, scale)
             except torch.OutOfMemoryError:
                 leaner = self.budget.leaner(self.plan, work)
-                if not fresh or self._fixed or leaner == self.plan:
+                self._leaner = not self.fixed and leaner != self.plan
+                if not fresh or not self._leaner:
                     raise
             # Out of the handler, whose traceback held the failed pass's tensors. What it added to the gradients goes.
             torch.cuda.empty_cache()
             self.lora.gradient.zero_()
-            self.plan = leaner
+            self.plan, self._leaner = leaner, False
+
+    def gradients(self) -> list[Tensor]:
+        """All gradients, in one; zeros where nothing was accumulated."""
+        self._begin()
+        return [self.lora.gradient]
 
     @torch.no_grad()
     def measure(self, batch: Sequence[TokenSequence]) -> Tensor:
         """The summed loss in nats without dropout and without gradients."""
-        self._refresh()
         packed = pack(batch, self.shape, self._place, 0)
-        x = self._embed(packed)
-        for layer in self._layers:
-            x, _ = layer.forward(x, packed, self.plan, Save.NOTHING, train=False)
-        return self._loss(x, packed, 0.0)[0]
+        self._work, self._leaner = Work(len(packed), len(packed.rows), len(batch)), False
+        return self._loss(self._last_hidden(packed), packed, 0.0)[0]
+
+    @torch.no_grad()
+    def next_token(self, ids: np.ndarray) -> int:
+        """The likeliest token after these."""
+        last = self._last_hidden(pack([TokenSequence(ids, len(ids), 0)], self.shape, self._place, 0))[-1:]
+        hidden = torch.empty_like(last)
+        ops.rms_norm(last, self._norm, self.shape.eps, hidden)
+        return int((hidden @ self._head.T).argmax())
+
+    def economise(self) -> bool:
+        """After memory ran out: a leaner plan from here on, else smaller micro-batches, else the embedding table in host memory. False when it
+        was one sequence under the leanest plan and that is done."""
+        if not self._leaner and self._work.documents > 1:
+            self.room = self._work.tokens // 2
+        elif not self._leaner:
+            if self.shape.tied or not self._embedding.is_cuda:
+                return False
+            self._embedding = self._embedding.cpu()
+        self._leaner = False
+        if self._place.type == "cuda":
+            torch.cuda.empty_cache()
+        return True
 
     def micro_batches(self, batch: Sequence[TokenSequence], _size: int) -> list[list[TokenSequence]]:
-        """The sequences of one step in as few micro-batches as fit the card, in order; ``_size`` is what other engines go by."""
+        """The sequences of one step in as few micro-batches as fit the card, in order; ``_size`` is what other engines go by.
+
+        What fits is not asked for again when the card has more free later: another cut would round differently.
+        """
         room, used = self.budget.capacity(), 0
+        self.room = room = min(room, self.room or room)
         parts: list[list[TokenSequence]] = [[]]
         for item in batch:
             if parts[-1] and used + len(item.ids) > room:
@@ -181,6 +210,23 @@ class FastEngine:
         import psutil
 
         return int(psutil.Process().memory_info().rss)
+
+    def _begin(self) -> bool:
+        """Clears the gradients if the optimiser has stepped and dropped them; says whether it had."""
+        if self.lora.attached:
+            return False
+        self.lora.gradient.zero_()
+        self.lora.attach()
+        self._refresh()
+        return True
+
+    def _last_hidden(self, packed: Packed) -> Tensor:
+        """(T, H), without dropout."""
+        self._refresh()
+        x = self._embed(packed)
+        for layer in self._layers:
+            x, _ = layer.forward(x, packed, self.plan, Save.NOTHING, train=False)
+        return x
 
     def _refresh(self) -> None:
         """Brings the 16-bit copies of the LoRA weights up to date."""
@@ -249,7 +295,8 @@ class FastEngine:
         return left.saved
 
     def _loss(self, x: Tensor, packed: Packed, scale: float) -> tuple[Tensor, Tensor]:
-        """The summed loss, and the gradient of scale × it in ``x`` (T, H). Only positions that predict have logits, some at a time."""
+        """The summed loss, and the gradient of scale × it in ``x`` (T, H), in a buffer with the room that the last layer's backward pass asks
+        for. Only positions that predict have logits, some at a time."""
         z = x[packed.rows]
         hidden = torch.empty_like(z)
         _, r = ops.rms_norm(z, self._norm, self.shape.eps, hidden)
@@ -261,11 +308,11 @@ class FastEngine:
             if scale:
                 torch.mm(logits, self._head, out=hidden[part])  # the hidden state has been read: its gradient takes its place
             del logits
-        dx = torch.zeros_like(x)
+        dx = x.new_zeros(len(x), self.shape.hidden + self._layers[-1].spare)
         if scale:
             dz = torch.zeros_like(z)
             ops.rms_norm_backward_(hidden, z, self._norm, r, dz)
-            dx[packed.rows] = dz
+            dx[:, : self.shape.hidden][packed.rows] = dz
         return torch.cat(losses).sum(), dx
 
 

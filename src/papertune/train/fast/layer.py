@@ -38,8 +38,9 @@ class Save(Enum):
 class Saved:
     """What the backward pass reads. Widths: hidden H, inner F, LoRA columns of a group R; T tokens.
 
-    x, h: (T, H); qkv: (T, queries + 2 · keys), rotated; attended: (T, queries); gate_up: (T, 2F); u_*: (T, R); r1, r2: (T) float32.
-    ``weights`` is filled by Save.WEIGHTS, in the order of the forward pass. gate_up and its u's are absent where the MLP runs in parts.
+    x, h: (T, H); qkv: (T, queries + 2 · keys + R), rotated; attended: (T, queries); gate_up: (T, 2F + R); u_*: (T, R); r1, r2: (T) float32.
+    The last R columns of qkv and gate_up are room for the backward pass. ``weights`` is filled by Save.WEIGHTS, in the order of the forward
+    pass. gate_up and its u's are absent where the MLP runs in parts.
     """
 
     x: Tensor | None
@@ -85,6 +86,11 @@ class Layer:
         self._qkv, self._out, self._gate_up, self._down = groups
 
     @property
+    def spare(self) -> int:
+        """Columns that the gradient of the layer's output must have beside its own."""
+        return max(self._out.columns, self._down.columns)
+
+    @property
     def groups(self) -> tuple[Group, ...]:
         return self._qkv, self._out, self._gate_up, self._down
 
@@ -108,16 +114,14 @@ class Layer:
         del n2
         activated = self._down.input(len(x))
         ops.swiglu(saved.gate_up, activated.x)
-        if save is Save.COSTLY:
-            y = self._project(self._down, activated, dropout, None, add=h)
-        else:
-            self._down.lower(activated, dropout)
-            y = x.new_empty(0)
+        self._down.lower(activated, dropout)
+        # Added in place to a copy, as where nothing is saved: the same call gives the same bits, so that a plan does not change the numbers.
+        y = self._down.add(activated, self._down.weights(), h.clone()) if save is Save.COSTLY else x.new_empty(0)
         saved.u_down = activated.u.clone()
         return y, saved
 
     def backward(self, dy: Tensor, saved: Saved, batch: Packed, plan: Plan, bring_x: Callable[[], Tensor] | None = None) -> Tensor:
-        """dx (T, H), written over ``dy``. Adds to the gradients of the LoRA weights and uses ``saved`` up.
+        """The gradient in x over that in y: the first H columns of ``dy`` (T, H + spare). Adds to the LoRA weights' and uses ``saved`` up.
 
         ``bring_x`` fetches x after the backward pass of attention, which needs memory most; without it x is in ``saved``.
         """
@@ -127,14 +131,14 @@ class Layer:
         else:
             self._mlp_backward(dy, saved, dropout)
         attended = saved.take("attended")
-        d_heads, v = self._out.backward(dy, weights.pop() if weights else self._out.weights(), dropout)
-        self._out.gather(dy, v, attended, saved.u_out, dropout)
+        d_heads = self._out.backward(dy, weights.pop() if weights else self._out.weights(), dropout)
+        self._out.gather(dy, attended, saved.u_out, dropout)
         d_qkv = self._attention_backward(d_heads, saved.take("qkv"), attended, saved.state, batch, plan.head_groups)
-        del d_heads, v, attended
+        del d_heads, attended
         x = saved.take("x") if bring_x is None else bring_x()
-        dn, v = self._qkv.backward(d_qkv, weights.pop() if weights else self._qkv.weights(), dropout)
-        ops.rms_norm_backward_(dn, x, self._norm1, saved.r1, dy)
-        self._qkv.gather(d_qkv, v, dn, saved.u_qkv, dropout)
+        dn = self._qkv.backward(d_qkv, weights.pop() if weights else self._qkv.weights(), dropout)
+        ops.rms_norm_backward_(dn, x, self._norm1, saved.r1, dy[:, : self._shape.hidden])
+        self._qkv.gather(d_qkv, dn, saved.u_qkv, dropout)
         return dy
 
     def _attend(self, x: Tensor, batch: Packed, dropout: Dropout, save: Save, kept: list[Tensor] | None) -> _Attended:
@@ -152,45 +156,49 @@ class Layer:
         ops.put_heads(heads, self._heads(joined.x))
         attended = None if save is Save.NOTHING else heads.view(len(x), -1)
         del heads
-        projected = self._project(self._out, joined, dropout, kept)
+        projected = self._project(self._out, joined, dropout, kept, room=False)
         return _Attended(projected, rotated, attended, u_qkv, joined.u.clone(), state, r1)
 
-    def _project(self, group: Group, joined: Joined, dropout: Dropout, kept: list[Tensor] | None, add: Tensor | None = None) -> Tensor:
+    def _project(self, group: Group, joined: Joined, dropout: Dropout, kept: list[Tensor] | None, *, room: bool = True) -> Tensor:
+        """The group's output, with ``room`` for its backward pass or without."""
         weights = group.weights()
         if kept is not None:
             kept.append(weights)
-        return group.forward(joined, weights, dropout, add)
+        out = group.output(len(joined.x)) if room else joined.x.new_empty(len(joined.x), group.outputs)
+        group.forward(joined, weights, dropout, out[:, : group.outputs])
+        return out
 
     def _mlp(self, n2: Joined, h: Tensor, dropout: Dropout, rows: int) -> Tensor:
         """y over ``h``'s memory, ``rows`` tokens at a time (0: all at once)."""
         if not rows:
-            gate_up = self._project(self._gate_up, n2, dropout, None)
+            gate_up = self._project(self._gate_up, n2, dropout, None, room=False)
             activated = self._down.input(len(h))
             ops.swiglu(gate_up, activated.x)
             del gate_up
             self._down.lower(activated, dropout)
-            return h.addmm_(activated.both, self._down.weights().T)
+            return self._down.add(activated, self._down.weights(), h)
         wide, narrow = self._gate_up.weights(), self._down.weights()
         for first in range(0, len(h), rows):
             part = slice(first, first + rows)
             some = Dropout(dropout.keys[part], dropout.share)
-            gate_up = self._gate_up.forward(Joined(*(t[part] for t in n2)), wide, some)
+            gate_up = h.new_empty(len(some.keys), self._gate_up.outputs)
+            self._gate_up.forward(Joined(*(t[part] for t in n2)), wide, some, gate_up)
             activated = self._down.input(len(gate_up))
             ops.swiglu(gate_up, activated.x)
             self._down.lower(activated, some)
-            h[part].addmm_(activated.both, narrow.T)
+            self._down.add(activated, narrow, h[part])
         return h
 
     def _mlp_backward(self, dy: Tensor, saved: Saved, dropout: Dropout) -> None:
         """Adds the MLP's gradient in h to ``dy``."""
         gate_up, weights = saved.take("gate_up"), saved.weights
-        d, v = self._down.backward(dy, self._down.weights(), dropout)
+        d = self._down.backward(dy, self._down.weights(), dropout)
         ops.swiglu_backward_(d, gate_up)
-        self._down.gather(dy, v, d, saved.take("u_down"), dropout)
-        del d, v
-        dn, v = self._gate_up.backward(gate_up, weights.pop() if weights else self._gate_up.weights(), dropout)
-        ops.rms_norm_backward_(dn, saved.take("h"), self._norm2, saved.r2, dy)
-        self._gate_up.gather(gate_up, v, dn, saved.take("u_gate_up"), dropout)
+        self._down.gather(dy, d, saved.take("u_down"), dropout)
+        del d
+        dn = self._gate_up.backward(gate_up, weights.pop() if weights else self._gate_up.weights(), dropout)
+        ops.rms_norm_backward_(dn, saved.take("h"), self._norm2, saved.r2, dy[:, : self._shape.hidden])
+        self._gate_up.gather(gate_up, dn, saved.take("u_gate_up"), dropout)
 
     def _mlp_backward_in_parts(self, dy: Tensor, h: Tensor, r2: Tensor, dropout: Dropout, rows: int) -> None:
         """The same from the MLP's input on, ``rows`` tokens at a time."""
@@ -200,19 +208,20 @@ class Layer:
             some = Dropout(dropout.keys[part], dropout.share)
             n2 = self._gate_up.input(len(dy[part]))
             ops.rms_norm(h[part], self._norm2, self._shape.eps, n2.x)
-            gate_up = self._gate_up.forward(n2, wide, some)
+            gate_up = self._gate_up.output(len(n2.x))
+            self._gate_up.forward(n2, wide, some, gate_up[:, : self._gate_up.outputs])
             activated = self._down.input(len(gate_up))
             ops.swiglu(gate_up, activated.x)
             self._down.lower(activated, some)
             u_gate_up, u_down = n2.u.clone(), activated.u.clone()
             del n2, activated
-            d, v = self._down.backward(dy[part], narrow, some)
+            d = self._down.backward(dy[part], narrow, some)
             ops.swiglu_backward_(d, gate_up)
-            self._down.gather(dy[part], v, d, u_down, some)
-            del d, v
-            dn, v = self._gate_up.backward(gate_up, wide, some)
-            ops.rms_norm_backward_(dn, h[part], self._norm2, r2[part], dy[part])
-            self._gate_up.gather(gate_up, v, dn, u_gate_up, some)
+            self._down.gather(dy[part], d, u_down, some)
+            del d
+            dn = self._gate_up.backward(gate_up, wide, some)
+            ops.rms_norm_backward_(dn, h[part], self._norm2, r2[part], dy[part, : self._shape.hidden])
+            self._gate_up.gather(gate_up, dn, u_gate_up, some)
 
     def _attention_backward(self, d_heads: Tensor, qkv: Tensor, attended: Tensor, state: AttentionState, batch: Packed, groups: int) -> Tensor:
         """The gradient in ``qkv`` before its rotation, in its place, ``groups`` sets of heads one after another."""
@@ -237,6 +246,6 @@ class Layer:
     def _split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Views (T, heads, head), twice (T, kv_heads, head)."""
         shape = self._shape
-        q, k, v = torch.split(qkv, [shape.queries, shape.keys, shape.keys], dim=1)
+        q, k, v = torch.split(qkv[:, : self._qkv.outputs], [shape.queries, shape.keys, shape.keys], dim=1)
         count = len(qkv)
         return q.view(count, shape.heads, shape.head), k.view(count, shape.kv_heads, shape.head), v.view(count, shape.kv_heads, shape.head)

@@ -36,15 +36,15 @@ class Packed:
         return len(self.ids)
 
 
-def pack(batch: Sequence[TokenSequence], shape: Shape, device: torch.device, seed: int, first: int = 0) -> Packed:
+def pack(batch: Sequence[TokenSequence], shape: Shape, device: torch.device, seed: int, places_in_step: Sequence[int] = ()) -> Packed:
     """``seed`` decides the dropout: a token's key is a function of seed, its sequence's place in the step, and its place in the sequence.
 
-    ``first`` is the place of the first sequence.
+    ``places_in_step`` are those of the sequences: 0, 1, … if not given.
     """
     lengths = [len(item.ids) for item in batch]
     starts = np.concatenate(([0], np.cumsum(lengths)))
     places = np.concatenate([np.arange(n) for n in lengths])
-    owner = np.repeat(np.arange(first, first + len(batch)), lengths)
+    owner = np.repeat(places_in_step or range(len(batch)), lengths)
     rows = np.concatenate([np.arange(item.start - 1, n - 1) + start for item, n, start in zip(batch, lengths, starts, strict=False)])
     targets = np.concatenate([item.ids[item.start :] for item in batch])
     ids = np.concatenate([item.ids for item in batch])

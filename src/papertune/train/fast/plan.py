@@ -43,3 +43,14 @@ class Plan:
         if layer >= layers - self.keep:
             return Fate.KEEP
         return Fate.OFFLOAD if layer >= layers - self.keep - self.offload else Fate.RECOMPUTE
+
+
+def words(plan: Plan, layers: int) -> str:
+    """"keeps 20 of 32 layers, recomputes 12"."""
+    keep = min(plan.keep, layers)
+    offload = min(plan.offload, layers - keep)
+    counts = {"keeps": keep, "offloads": offload, "recomputes": layers - keep - offload}
+    parts = [f"{verb} {count}" for verb, count in counts.items() if count]
+    parts[0] += f" of {layers} layers"
+    saving = [name for name, on in (("their inputs on the host", plan.park_inputs), ("the MLP in pieces", plan.mlp_rows > 0)) if on]
+    return ", ".join([*parts, f"with {' and '.join(saving)}"] if saving else parts)

@@ -5,13 +5,15 @@ diagonal (a projection's rows meet only its own columns), scale s and dropout D:
 
     u = s · D(x) Aᵀ                        y = x Wᵀ + u Bᵀ = [x | u] [W | B]ᵀ
 
-so x and u stand side by side in one buffer (T, K + R), W and B in another (N, K + R), and the LoRA path costs R more columns instead of
-reading and writing y again. Backward, one product gives both parts of
+so x and u stand side by side in one buffer (T, K + R), and the LoRA path costs R more columns instead of reading and writing y again.
+Backward, dy is given a buffer with R columns more, and
 
-    [dy W | v] = dy [W | B]                dx = dy W + D(s · v A)         dA = s · vᵀ D(x)         dB = dyᵀ u  (own blocks only)
+    v = s · dy B        dx = dy W + D(v A) = [dy | v] [W over A]  (without dropout)        dA = vᵀ D(x)        dB = dyᵀ u  (own blocks only)
 
-K + R is rounded up to a multiple of 8, which keeps rows 16-byte aligned. At rank 16 the padding zeros and the zeros of the block diagonal
-add 1.2 % to the products of the attention inputs, less elsewhere. Dropout has one mask for all projections of a group (PEFT: one each).
+so that W, B and A stand in one buffer (N + R, K + R), [[W, B], [A, ·]], whose first N rows serve the forward and first K columns the backward
+product. R is rounded up to a multiple of 16, which kernels and products like best. At rank 16 the zeros of the block diagonal add 1.2 % to
+the products of the attention inputs, less elsewhere. Dropout has one mask for all projections of a group (PEFT: one
+each).
 
 LoRA: Hu et al. 2021, arXiv 2106.09685.
 """
@@ -69,7 +71,7 @@ class Group:
     def __init__(self, weights: tuple[NF4, ...], lora: Lora, salt: int, dtype: torch.dtype) -> None:
         self.inputs, self.outputs = weights[0].columns, sum(w.rows for w in weights)
         self._weights, self._lora, self._salt = weights, lora, salt
-        width, device = -(-len(lora.a) // 8) * 8, weights[0].codes.device
+        width, device = -(-len(lora.a) // 16) * 16, weights[0].codes.device
         self._a = torch.zeros(width, self.inputs, dtype=dtype, device=device)
         self._b = torch.zeros(self.outputs, width, dtype=dtype, device=device)
 
@@ -87,44 +89,54 @@ class Group:
         both = self._a.new_empty(tokens, self.inputs + len(self._a))
         return Joined(both, both[:, : self.inputs], both[:, self.inputs :])
 
+    def output(self, tokens: int) -> Tensor:
+        """An empty buffer (T, N + R) for the output of so many tokens, with the room that ``backward`` asks for."""
+        return self._a.new_empty(tokens, self.outputs + len(self._a))
+
     def weights(self) -> Tensor:
-        """[W | B], dequantised."""
-        both = self._a.new_empty(self.outputs, self.inputs + len(self._a))
+        """[[W, B], [A, ·]] (N + R, K + R), dequantised."""
+        joined = self._a.new_empty(self.outputs + len(self._a), self.inputs + len(self._a))
         first = 0
-        for part in self._weights:
-            ops.dequantize(part, both[first : first + part.rows, : self.inputs])
+        for part in self._weights[:-1]:
+            ops.join(part, self._b[first : first + part.rows], self._a[:0], joined[first : first + part.rows])
             first += part.rows
-        both[:, self.inputs :] = self._b
-        return both
+        ops.join(self._weights[-1], self._b[first:], self._a, joined[first:])
+        return joined
 
     def lower(self, joined: Joined, dropout: Dropout) -> None:
         """Fills ``u`` from ``x``."""
         if self._lora.ups:
             joined.u.addmm_(self._dropped(joined.x, dropout), self._a.T, beta=0, alpha=self._lora.scale)
 
-    def forward(self, joined: Joined, weights: Tensor, dropout: Dropout, add: Tensor | None = None) -> Tensor:
-        """y, plus ``add`` (T, N) if given. Fills ``u``."""
+    def forward(self, joined: Joined, weights: Tensor, dropout: Dropout, out: Tensor) -> None:
+        """Fills ``out`` (T, N) with y, and ``u``."""
         self.lower(joined, dropout)
-        # In place, as where the sum may overwrite ``add``: the same call gives the same bits, so that a plan does not change the numbers.
-        return torch.mm(joined.both, weights.T) if add is None else add.clone().addmm_(joined.both, weights.T)
+        torch.mm(joined.both, weights[: self.outputs].T, out=out)
 
-    def backward(self, dy: Tensor, weights: Tensor, dropout: Dropout) -> tuple[Tensor, Tensor]:
-        """dx (T, K; its rows stand apart), and v (T, R) for ``gather``."""
-        both = torch.mm(dy, weights)
-        dx, v = both[:, : self.inputs], both[:, self.inputs :]
-        if self._lora.ups and dropout.share:
-            ops.dropout_add_(dx, v @ self._a, dropout.keys, self._salt, dropout.share, self._lora.scale)
-        elif self._lora.ups:
-            dx.addmm_(v, self._a, alpha=self._lora.scale)
-        return dx, v
+    def add(self, joined: Joined, weights: Tensor, out: Tensor) -> Tensor:
+        """out (T, N) + y, over ``out``. ``lower`` has filled ``u``."""
+        return out.addmm_(joined.both, weights[: self.outputs].T)
 
-    def gather(self, dy: Tensor, v: Tensor, x: Tensor, u: Tensor, dropout: Dropout) -> None:
-        """Adds to the gradients of A and B."""
+    def backward(self, dy: Tensor, weights: Tensor, dropout: Dropout) -> Tensor:
+        """dx (T, K). The first N columns of ``dy`` (T, ≥ N + R) are the gradient in y; the next R become v, for ``gather``."""
+        n, every = self.outputs, self.outputs + len(self._a)
+        if self._lora.ups:
+            dy[:, n:every].addmm_(dy[:, :n], self._b, beta=0, alpha=self._lora.scale)
+        if not dropout.share:
+            return torch.mm(dy[:, :every], weights[:, : self.inputs])
+        dx = torch.mm(dy[:, :n], weights[:n, : self.inputs])
+        if self._lora.ups:
+            ops.dropout_add_(dx, dy[:, n:every] @ self._a, dropout.keys, self._salt, dropout.share, 1.0)
+        return dx
+
+    def gather(self, dy: Tensor, x: Tensor, u: Tensor, dropout: Dropout) -> None:
+        """Adds to the gradients of A and B. ``dy`` as ``backward`` left it."""
         lora = self._lora
         for up in lora.ups:
             ops.accumulate_(up.gradient, dy[:, up.rows].T, u[:, up.columns])
         if lora.ups:
-            ops.accumulate_(lora.gradient, v[:, : len(lora.a)].T, self._dropped(x, dropout), lora.scale)
+            v = dy[:, self.outputs : self.outputs + len(lora.a)]
+            ops.accumulate_(lora.gradient, v.T, self._dropped(x, dropout))
 
     def _dropped(self, x: Tensor, dropout: Dropout) -> Tensor:
         return ops.dropout(x, dropout.keys, self._salt, dropout.share) if dropout.share else x

@@ -1,0 +1,26 @@
+"""Rows of ``results.jsonl`` beside this file: what was measured, on which commit and machine, with which versions."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).with_name("results.jsonl")
+
+
+def record(bench: str, kind: str, row: Mapping[str, Any], *, packages: tuple[str, ...] = (), quiet: bool = False) -> None:
+    """Appends a row and, unless ``quiet``, prints it. ``packages`` are those whose versions matter to it."""
+    git = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(git, cwd=RESULTS.parent, capture_output=True, text=True, check=False).stdout.strip()
+    machine = f"{platform.machine()}, {os.cpu_count()} cores"
+    full = {"bench": bench, "kind": kind, "commit": commit, "machine": machine, "versions": {name: version(name) for name in packages}, **row}
+    if not quiet:
+        print(json.dumps(full))
+    with RESULTS.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(full) + "\n")

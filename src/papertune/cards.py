@@ -1,0 +1,53 @@
+"""NVIDIA cards that training is likely to meet: what their data sheets promise, for estimates on a machine that has none of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """``tflops``: dense matrix products in bf16 with float32 sums (fp16 where a card has no bf16); ``memory`` in GiB; ``bandwidth`` of it and
+    ``link`` to the host, each way, in GB/s; ``bf16``: compute capability 8.0 or later, which the fast engine needs."""
+
+    name: str
+    tflops: float
+    memory: int
+    bandwidth: int
+    link: int
+    bf16: bool = True
+
+
+# From NVIDIA's architecture papers and data sheets. Links are PCI Express at four fifths of its rate, by generation and lanes.
+CARDS = (
+    Card("RTX 3050", 18.2, 8, 224, 12),
+    Card("RTX 3060", 25.5, 12, 360, 25),
+    Card("RTX 3060 Ti", 32.4, 8, 448, 25),
+    Card("RTX 3070", 40.6, 8, 448, 25),
+    Card("RTX 3070 Laptop", 33.2, 8, 448, 12),
+    Card("RTX 3070 Ti", 43.5, 8, 608, 25),
+    Card("RTX 3080", 59.5, 10, 760, 25),
+    Card("RTX 3090", 71.0, 24, 936, 25),
+    Card("RTX 4060", 30.2, 8, 272, 12),
+    Card("RTX 4060 Ti", 44.1, 8, 288, 12),
+    Card("RTX 4070", 58.3, 12, 504, 25),
+    Card("RTX 4080", 97.5, 16, 717, 25),
+    Card("RTX 4090", 165.2, 24, 1008, 25),
+    Card("T4", 65.0, 15, 320, 12, bf16=False),
+    Card("V100", 125.0, 16, 900, 12, bf16=False),
+    Card("A10", 125.0, 24, 600, 25),
+    Card("A10G", 70.0, 24, 600, 25),
+    Card("L4", 121.0, 24, 300, 12),
+    Card("A40", 149.7, 48, 696, 25),
+    Card("A100", 312.0, 40, 1555, 25),
+    Card("L40S", 362.0, 48, 864, 25),
+    Card("H100", 989.0, 80, 3350, 50),
+    Card("H200", 989.0, 141, 4800, 50),
+)
+
+
+def card_called(name: str) -> Card | None:
+    """The card all of whose name's words stand in ``name`` ("NVIDIA GeForce RTX 3070 Ti"): the one with the longest name, or None."""
+    words = {word.casefold() for word in name.replace("-", " ").split()}
+    fitting = [card for card in CARDS if {word.casefold() for word in card.name.split()} <= words]
+    return max(fitting, key=lambda card: len(card.name), default=None)

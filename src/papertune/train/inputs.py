@@ -1,0 +1,113 @@
+"""What a run is made from, checked before any work: files, base model, schedule, libraries."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from papertune.base import Base, open_base
+from papertune.config import TrainConfig
+from papertune.errors import BadDataset, BadValue, MissingLibrary, TooFewPapers
+from papertune.events import Notice, OnEvent
+from papertune.family import Family
+from papertune.files import sha256_of
+from papertune.tokenizer import Tokenizer
+from papertune.train.batches import Sequences, read_sequences
+
+if TYPE_CHECKING:
+    from papertune.train.engines import Lora
+    from papertune.train.loop import Schedule
+
+ADVICE = (
+    "Close other programs that use the GPU, then try in this order: --max-seq-len 256; --lora-rank 8; --target-modules q_proj,k_proj,v_proj,o_proj."
+)  # when memory is not enough: the specification's, in its order
+
+
+def open_checked(config: TrainConfig) -> Base:
+    """The base model, with all of ``--target-modules`` in it. Raises BadModel, UnsupportedModel, ModelAccess, BadValue."""
+    base = open_base(config.model)
+    check_targets(config, base.family)
+    return base
+
+
+def check_targets(config: TrainConfig, family: Family) -> None:
+    for target in config.target_modules:
+        if target not in family.projections:
+            raise BadValue(f"--target-modules: {target} is no projection of this model.", f"Choose from: {', '.join(family.projections)}.")
+
+
+def read_data(config: TrainConfig, tokenizer: Tokenizer, on_event: OnEvent) -> tuple[Sequences, Sequences]:
+    """Training and held-out sequences. Raises BadDataset or TooFewPapers when there is nothing to train on or to measure with."""
+    train_data = read_sequences(config.train_file, tokenizer, config.max_seq_len)
+    held_out = read_sequences(config.val_file, tokenizer, config.max_seq_len)
+    if not len(train_data):
+        raise BadDataset(f"{config.train_file} holds no examples.", "Run prepare_dataset.py on more text.")
+    if not len(held_out):
+        raise TooFewPapers(
+            f"{config.val_file} holds no examples, so nothing can tell whether training helps.", "Prepare a dataset of at least two papers."
+        )
+    if train_data.split:
+        on_event(
+            Notice(
+                f"{train_data.split} of {train_data.examples} examples are longer than --max-seq-len {config.max_seq_len}: "
+                f"they were split, which makes {len(train_data)} sequences."
+            )
+        )
+    both = train_data.papers & held_out.papers
+    if both:
+        on_event(Notice(f"{len(both)} papers stand in training and in validation: the validation loss will look too good.", "warning"))
+    return train_data, held_out
+
+
+def hash_of(path: Path, flag: str) -> str:
+    """The file's SHA-256. Raises BadDataset."""
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        raise BadDataset(f"{path} cannot be read: {error.strerror}.", f"Run prepare_dataset.py first, or name the file with {flag}.") from error
+
+
+def schedule(config: TrainConfig, sequences: int, base: Base) -> Schedule:
+    from papertune.train.loop import Schedule
+
+    total = config.epochs * sequences
+    if config.max_steps is not None:
+        total = min(total, config.max_steps * config.batch_size * config.grad_accum)
+    return Schedule(
+        total=total,
+        batch_size=config.batch_size,
+        grad_accum=config.grad_accum,
+        lr=config.lr,
+        seed=config.seed,
+        worst=2 * math.log(base.config["vocab_size"]),  # twice what guessing blindly costs
+        save_steps=config.save_steps,
+        save_minutes=config.save_minutes,
+        eval_steps=config.eval_steps,
+        patience=config.patience,
+    )
+
+
+def lora(config: TrainConfig) -> Lora:
+    from papertune.train.engines import Lora
+
+    return Lora(config.lora_rank, config.lora_alpha, config.lora_dropout, config.target_modules)
+
+
+def set_up_allocator() -> None:
+    """Keeps a nearly full card from running out by fragments; read when CUDA starts. Not supported on Windows."""
+    if os.name != "nt":
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+
+
+def libraries() -> Any:
+    """torch, once it is sure that all of training's libraries import. Raises MissingLibrary."""
+    try:
+        import bitsandbytes  # noqa: F401
+        import peft  # noqa: F401
+        import torch
+        import transformers  # noqa: F401
+    except ImportError as error:
+        raise MissingLibrary(f"{error.name or error} is needed for training and does not import.", "Run: papertune doctor") from error
+    return torch
