@@ -40,6 +40,7 @@ from papertune.records import Block, Document, Kind
 LABELS = labeller.LABELS
 GRAM = 8  # letters
 SURE, UNLIKE = 0.5, 0.3  # share of a line's sequences found in a kind of truth: enough for its label, too few for any
+CELL, SHORT = 0.9, 30  # share of its sequences in a table or caption, and letters, for which a line may not be text
 LINES_OF_HEADING = 6
 TAIL = 25  # rows at the end of a paper that may stand behind the references
 ONE_PUBLISHER = {"Hindawi Publishing Corporation": "Hindawi", "Nature Publishing Group UK": "Nature", "Nature Publishing Group": "Nature",
@@ -120,6 +121,8 @@ def weak_labels(truth: dict[str, Any], rows: Sequence[Row]) -> list[str | None]:
             label = "heading"
         elif index > references and (share["reference"] > share[best] - 0.15 > 0.25 or (share[best] < 0.6 and index < len(rows) - TAIL)):
             label = "reference"
+        elif best == "paragraph" and len(text) < SHORT and max(share["table"], share["caption"]) > CELL:
+            label = None  # a cell, though the text has its words too
         else:
             label = best if share[best] >= SURE else "other" if share[best] < UNLIKE else None
         found.append(label)

@@ -152,11 +152,7 @@ def check(paper: Paper, document: Document) -> None:
     assert not re.search(others, document.running_text())
 
 
-# The labeller of now misses headings of these; a labeller that finds them must take its name off this list.
-MISSED = ("three columns", "a cover", "headings of two lines")
-
-
-@pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.xfail(strict=True)) if c in MISSED else c for c in CASES])
+@pytest.mark.parametrize("case", CASES)
 def test_paragraphs_and_headings_come_back_exactly(case: str, tmp_path: Path) -> None:
     check(CASES[case], Fast().read(CASES[case].typeset(tmp_path)))
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from papertune.extract.layout import patterns
 from papertune.extract.layout.features import continues, stopwords
+from papertune.extract.layout.numbering import number_of
 from papertune.extract.layout.setting import Body, Row
 from papertune.records import Kind
 
@@ -22,13 +23,14 @@ def with_front(kinds: list[Kind], rows: Sequence[Row], body: Body) -> list[Kind]
         return kinds
     cover = _cover(rows, body)
     covers: list[Kind] = ["author"] * cover
-    return _with_abstract_and_notices(covers + _with_one_title(kinds[cover:], rows[cover:], body), rows, body)
+    return covers + _with_abstract_and_notices(_with_one_title(kinds[cover:], rows[cover:], body), rows[cover:], body)
 
 
 def _with_abstract_and_notices(kinds: list[Kind], rows: Sequence[Row], body: Body) -> list[Kind]:
-    """On the first page, a licence or an address in small type is no text in any of its lines; and prose among the authors is the abstract,
-    where no heading names one."""
+    """On the first page, a licence or an address in small type is no text in any of its lines, nor are affiliations above the first heading; and
+    prose among the authors is the abstract, where no heading names one."""
     runs: list[list[int]] = []
+    begins = next((index for index, kind in enumerate(kinds) if kind == "heading"), 0)
     named = False
     for index, row in enumerate(rows):
         if row.line.page != rows[0].line.page:
@@ -41,7 +43,9 @@ def _with_abstract_and_notices(kinds: list[Kind], rows: Sequence[Row], body: Bod
                 runs.append([index])
     for run in runs:
         text = " ".join(rows[index].line.text for index in run)
-        if rows[run[0]].line.size < 0.95 * body.size and patterns.LICENCE.search(text):
+        small = rows[run[0]].line.size < 0.95 * body.size
+        affiliation = run[-1] < begins and len(text) < LEAST_ABSTRACT and patterns.AFFILIATION.search(text)
+        if affiliation or (small and patterns.LICENCE.search(text)):
             found: Kind = "author"
         elif all(kinds[index] == "author" for index in run) and _is_abstract(text) and not named:
             found = "paragraph"
@@ -73,7 +77,8 @@ def _with_one_title(kinds: list[Kind], rows: Sequence[Row], body: Body) -> list[
     """Of all that was taken for a title, the longest, and what is set like it above and below; else what is set largest on the first page."""
     chosen = _longest(_runs([index for index, kind in enumerate(kinds) if kind == "title"], rows), rows)
     if not chosen:
-        chosen = _largest(rows[: next((index for index, kind in enumerate(kinds) if kind == "heading"), len(rows))], body)
+        sections = (index for index, kind in enumerate(kinds) if kind == "heading" and _names_section(rows[index].line.text))
+        chosen = _largest(rows[: next(sections, len(rows))], body)
     if chosen:
         page = [index for index, row in enumerate(rows) if row.line.page == rows[chosen[0]].line.page]
         for at in [*reversed(page), *page]:
@@ -120,6 +125,10 @@ def _one_title(row: Row, other: Row) -> bool:
     beside = min(line.right, above.right) > max(line.left, above.left)
     like = abs(line.size - above.size) < 0.6 and (line.bold > 0.5) == (above.bold > 0.5)
     return near and beside and like and not _no_title(line.text)
+
+
+def _names_section(text: str) -> bool:
+    return patterns.SECTION.fullmatch(text) is not None or number_of(text) is not None
 
 
 def _no_title(text: str) -> bool:

@@ -17,6 +17,8 @@ from papertune.extract.layout.setting import Body, Row
 from papertune.extract.layout.styles import Style, style_of
 from papertune.records import Kind
 
+LARGE = 1.15  # times the size of the running text; no text in bold is
+
 
 def kinds_of_labels(labels: Sequence[str], rows: Sequence[Row], body: Body) -> list[Kind]:
     """The kind of each row; ``labels`` are of ``labeller.LABELS``."""
@@ -31,6 +33,8 @@ def kinds_of_labels(labels: Sequence[str], rows: Sequence[Row], body: Body) -> l
         caption = bool(kind == "caption" and match and match["mark"]) or (caption and continues(rows[index - 1], row))
         if caption and kind == "paragraph":
             kind = "caption"
+        if kind == "paragraph" and row.line.bold > 0.5 and row.line.size > LARGE * body.size:
+            kind = "heading"
         if kind == "heading":
             kind = _kind_of_heading(kinds, rows, index, rank)
             rank = None if kind == "heading" else rank
@@ -99,13 +103,14 @@ def _with_numbered(kinds: list[Kind], rows: Sequence[Row], body: Body) -> list[K
         number = number_of(row.line.text)
         if number is None:
             continue
-        if kinds[index] == "paragraph":
+        large = row.line.bold > 0.5 and row.line.size > LARGE * body.size
+        if kinds[index] == "paragraph" or (kinds[index] == "author" and large):
             before = number[:-1] if number[-1] == 1 else (*number[:-1], number[-1] - 1)
             apart = row.above is None or not -1 < row.above < 1.15 * body.leading
             whole = row.run_in or not plain or patterns.SENTENCE_END.search(row.line.text) is None
             alone = len(number) > 2 or (row.below is not None and row.below > 1.15 * body.leading and row.shortfall > body.size)
-            named = patterns.SECTION.fullmatch(row.line.text) is not None
-            if (before in known or named) and apart and whole and alone:
+            named = patterns.SECTION.fullmatch(row.line.text) is not None or (large and number[1:] == (1,))
+            if (before in known or named) and apart and whole and (alone or large):
                 kinds[index] = "heading"
                 goes_on = not plain
         if kinds[index] == "heading":

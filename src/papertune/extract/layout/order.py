@@ -46,7 +46,7 @@ def _columns(lines: list[Line], known: Sequence[float]) -> list[list[Line]]:
         right.clear()
 
     for line in lines:
-        if line.left < edge - SAME_EDGE and line.right > edge + SAME_EDGE:
+        if (line.left < edge - SAME_EDGE and line.right > edge + SAME_EDGE) or (spanning and _centred_below(line, spanning[-1], lines)):
             if not spanning:
                 end_band()
             spanning.append(line)
@@ -59,6 +59,12 @@ def _columns(lines: list[Line], known: Sequence[float]) -> list[list[Line]]:
         ordered.append(spanning)
     end_band()
     return ordered
+
+
+def _centred_below(line: Line, above: Line, lines: Sequence[Line]) -> bool:
+    """Whether the line goes on with what spans the columns: a short line centred below it with nothing beside, as authors are below a title."""
+    centred = abs(line.left + line.right - above.left - above.right) < 2 * SAME_EDGE
+    return centred and all(other is line or other.bottom <= line.top or other.top >= line.bottom for other in lines)
 
 
 def _begins_column(lines: Sequence[Line], edge: float) -> bool:
