@@ -24,7 +24,7 @@ from typing import Any
 
 from benchmarks.bench_domain import HELD_BACK
 from benchmarks.corpus import write_corpus
-from benchmarks.record import record
+from benchmarks.results import record
 from papertune.base import open_base
 from papertune.config import ExtractConfig
 from papertune.extract import stage as extract

@@ -19,7 +19,6 @@ import argparse
 import itertools
 import json
 import os
-import platform
 import random
 import re
 import resource
@@ -38,6 +37,7 @@ from typing import Any
 
 import numpy as np
 from corpus import TRUTH, real_papers, write_corpus
+from results import record
 
 from papertune.config import PrepareConfig
 from papertune.dataset.duplicates import DUPLICATE, RELATED, kinship
@@ -53,7 +53,6 @@ from papertune.records import read_examples
 from papertune.tokenizer import open_tokenizer
 from papertune.train.batches import Sequences, read_sequences
 
-RESULTS = Path(__file__).with_name("results.jsonl")
 CLOSES = ".?!:;…\"'”’)]0123456789"
 LABELS = Path(__file__).with_name("sentence_labels.json")
 
@@ -77,10 +76,10 @@ def main() -> None:
     if args.verb == "worker":
         worker(args)
     elif args.verb == "speed":
-        record("speed", speed(args))
+        record("dataset", {"kind": "speed", **speed(args)})
     else:
         for verb in right if args.verb == "bars" else [args.verb]:
-            record(verb, right[verb]())
+            record("dataset", {"kind": verb, **right[verb]()})
 
 
 def speed(args: argparse.Namespace) -> dict[str, Any]:
@@ -363,14 +362,6 @@ def _reference_list(pdf: Path) -> list[str]:
     if len(listed) > 1:
         listed[-1] = listed[-1][: max(map(len, listed[:-1]))]
     return listed
-
-
-def record(kind: str, row: dict[str, Any]) -> None:
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=RESULTS.parent).stdout.strip()
-    line = {"bench": "dataset", "kind": kind, "commit": commit, "machine": f"{platform.machine()}, {os.cpu_count()} cores", **row}
-    print(json.dumps(line, indent=1))
-    with RESULTS.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.record import record
+from benchmarks.results import record
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "finetune"
 HELD_BACK = (

@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks.bench_copies import parted
 from benchmarks.bench_domain import HELD_BACK
-from benchmarks.record import record
+from benchmarks.results import record
 from papertune.base import open_base
 from papertune.config import ExportConfig, ExtractConfig
 from papertune.export import stage as export

@@ -21,7 +21,6 @@ import ctypes
 import importlib.util
 import json
 import os
-import platform
 import resource
 import shutil
 import subprocess
@@ -34,8 +33,8 @@ from typing import Any
 
 import numpy as np
 from numba import njit
+from results import record
 
-RESULTS = Path(__file__).with_name("results.jsonl")
 SEARCHES = {"Q4_K": (18, 22, 38), "Q5_K": (18, 17, 38), "Q6_K": (11, 19, 19)}  # operations a value and try, tries without and with a matrix
 SHAPES = {"q_proj": "qh", "k_proj": "kh", "v_proj": "kh", "o_proj": "hq", "gate_proj": "fh", "up_proj": "fh", "down_proj": "hf"}
 
@@ -74,7 +73,7 @@ def export(args: argparse.Namespace) -> None:
         begin = time.perf_counter()
         row["text"] = gguf.generate("# On the structure of", 8, seed=0)
         row["generate_8_s"] = round(time.perf_counter() - begin, 2)
-    record("export", row)
+    record("export", {"kind": "export", **row})
 
 
 def worker(args: argparse.Namespace) -> None:
@@ -102,7 +101,7 @@ def usual(args: argparse.Namespace) -> None:
         for key in ("wall_s", "cpu_s", "written_mib"):
             total[key] = round(total[key] + row[key], 1)
         total["peak_rss_mib"] = max(total["peak_rss_mib"], row["peak_rss_mib"])
-    record("usual", {"base": Path(args.base).name, "quant": args.quant, **total})
+    record("export", {"kind": "usual", "base": Path(args.base).name, "quant": args.quant, **total})
 
 
 def against(args: argparse.Namespace) -> None:
@@ -123,7 +122,7 @@ def against(args: argparse.Namespace) -> None:
             print(route, rows[route][-1], flush=True)
     medians = {route: {key: float(np.median([row[key] for row in found])) for key in found[0]} for route, found in rows.items()}
     times = {key: [round(u[key] / e[key], 2) for u, e in zip(rows["usual"], rows["export"], strict=True)] for key in medians["usual"]}
-    record("against", {"base": Path(args.base).name, "quant": args.quant, "pairs": args.pairs, **medians, "times": times})
+    record("export", {"kind": "against", "base": Path(args.base).name, "quant": args.quant, "pairs": args.pairs, **medians, "times": times})
 
 
 def chain(commands: list[list[str]]) -> dict[str, float]:
@@ -177,10 +176,10 @@ def quantisers(_args: argparse.Namespace) -> None:
     values = (random.standard_normal((rows, columns)) * 0.02).astype(np.float32)
     weights = (random.random(columns) ** 4).astype(np.float32)
     rate = vector_operations()
-    record("limit", {"vector_operations_per_ns": round(rate, 1), "lanes": 16})
+    record("export", {"kind": "limit", "vector_operations_per_ns": round(rate, 1), "lanes": 16})
     for importance in (None, weights):
         compiling = compile_for(TYPES.values(), importance=importance is not None)
-        record("compile", {"importance": importance is not None, "seconds": round(compiling, 2)})
+        record("export", {"kind": "compile", "importance": importance is not None, "seconds": round(compiling, 2)})
         for kind in TYPES.values():
             if kind.block == 1:
                 continue
@@ -191,7 +190,7 @@ def quantisers(_args: argparse.Namespace) -> None:
             if kind.name in SEARCHES:
                 operations, plain, weighted = SEARCHES[kind.name]
                 row["avx512_limit_ns"] = round(operations * (plain if importance is None else weighted) / 16 / rate, 2)
-            record("quantiser", {**row, "times": round(slow / fast, 2), "identical": bool((ours == theirs).all())})
+            record("export", {"kind": "quantiser", **row, "times": round(slow / fast, 2), "identical": bool((ours == theirs).all())})
 
 
 def least_seconds(work: Callable[[], Any], rounds: int = 5) -> float:
@@ -316,15 +315,6 @@ def _write_random(path: Path, names: list[str], extents: dict[str, int], vocabul
             values = random.standard_normal(shape, dtype=np.float32) * np.float32(0.02) if len(shape) > 1 else np.ones(shape, np.float32)
             file.write(np.ascontiguousarray(values.view(np.uint32) >> 16, dtype=np.uint16).data)
     return offset
-
-
-def record(kind: str, row: dict[str, Any]) -> None:
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=RESULTS.parent, capture_output=True, text=True, check=False).stdout.strip()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    full = {"bench": "export", "kind": kind, "commit": commit, "machine": f"{platform.machine()}, {cores} cores", **row}
-    with RESULTS.open("a") as file:
-        file.write(json.dumps(full) + "\n")
-    print(json.dumps(full, indent=1), flush=True)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from bench_export import record
+from results import record
 from safetensors.torch import load_file, save_file
 
 from papertune.adapter import open_adapter
@@ -59,7 +59,7 @@ def main() -> None:
     if args.only != "bits":
         prompts = [window[:32] for ids in documents for window in cut(ids, -(-args.prompts // len(documents)))][: args.prompts]
         for quant in ("F16", "Q4_K_M"):
-            record("greedy", {"head": head, "quant": quant, **greedy(args.out, adapter, prompts, quant)})
+            record("export", {"kind": "greedy", "head": head, "quant": quant, **greedy(args.out, adapter, prompts, quant)})
 
 
 def untie(adapter: Path, folder: Path) -> Path:
@@ -94,7 +94,7 @@ def bits(args: argparse.Namespace, adapter: Path, head: str, tokenizer: Tokenize
             losses = [sum(map(nats, run_model(source, [[tokenizer.bos, *ids] for ids in windows]), windows)) for windows in documents]
         torch_bits[merge_base] = sum(losses) / np.log(2) / sizes.sum()
         row = {"head": head, "what": f"torch, merged into {merge_base}", "bits_per_byte": round(torch_bits[merge_base], 5)}
-        record("quality", {**row, "documents": len(documents), "tokens": sum(len(ids) for windows in documents for ids in windows)})
+        record("export", {"kind": "quality", **row, "documents": len(documents), "tokens": sum(len(ids) for windows in documents for ids in windows)})
     for quant in args.quants.split(","):
         for merge_base in ("bf16", "nf4"):
             without: np.ndarray | None = None
@@ -112,7 +112,7 @@ def bits(args: argparse.Namespace, adapter: Path, head: str, tokenizer: Tokenize
                 if without is not None:
                     row["better_than_without"] = f"in {int((per_byte < without).sum())} of {len(documents)} documents"
                 without = per_byte if without is None else without
-                record("quality", row)
+                record("export", {"kind": "quality", **row})
 
 
 def importance(args: argparse.Namespace, adapter: Path, merge_base: str, passages: int) -> Path:

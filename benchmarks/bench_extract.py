@@ -78,7 +78,7 @@ def whole_runs(pdfs: Path, runs: int) -> None:
         "pages_per_cpu_s": round(pages / medians["1"][1], 1), "bare_pdfium_pages_per_cpu_s": round(pages / medians["bare"][1], 1),
         "peak_rss_mb": round(max(row[2] for rows in (found["1"], found["2"]) for row in rows)),
     }  # fmt: skip
-    record("extract", "whole-runs", row, packages=("pypdfium2", "numpy"))
+    record("extract", {"kind": "whole-runs", **row}, "pypdfium2", "numpy")
 
 
 def timed(words: list[str]) -> tuple[float, float, float]:

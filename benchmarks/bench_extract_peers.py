@@ -181,7 +181,8 @@ def main() -> None:
         cells = [f"{figures[column]:.{1 if column == 'artefacts' else 3}f}" for column in COLUMNS]
         print(f"| {title} | {' | '.join(cells)} | {speed} |", flush=True)
         rounded = {column: round(figure, 4) for column, figure in figures.items()}
-        record("extract", "peers", {"tool": title, "papers": papers, "pages": pages, **rounded, "pages_per_cpu_s": speed}, quiet=True)
+        row = {"kind": "peers", "tool": title, "papers": papers, "pages": pages, **rounded, "pages_per_cpu_s": speed}
+        record("extract", row, quiet=True)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def main() -> None:
         "files": ended, "workers": args.workers, "timeout_s": args.timeout, "states": dict(report.states), "limits_hit": len(limits),
         "limits_s": round(sum(limits), 1), "other_attempts_s": round(others, 1), "wall_s": round(wall, 1), "deaths": deaths,
     }  # fmt: skip
-    record("extract", "hostile", row)
+    record("extract", {"kind": "hostile", **row})
     print(f"limits hit, by the workers, + 10 %: {1.1 * sum(limits) / args.workers:.1f} s; wall less the others: {wall - others / args.workers:.1f} s")
 
 

@@ -96,7 +96,7 @@ def main() -> None:
             "files": args.files, "runs": RUNS, "wall_s": round(wall, 2), "cpu_s": round(processor, 2), "peak_rss_mb": round(memory),
             "record_us_without_items": round(figures[0], 1), "record_us_with_all": round(figures[1], 1),
         }  # fmt: skip
-        record("extract", "known-files", row)
+        record("extract", {"kind": "known-files", **row})
 
 
 if __name__ == "__main__":

@@ -14,13 +14,15 @@ from typing import Any
 RESULTS = Path(__file__).with_name("results.jsonl")
 
 
-def record(bench: str, kind: str, row: Mapping[str, Any], *, packages: tuple[str, ...] = (), quiet: bool = False) -> None:
+def record(bench: str, row: Mapping[str, Any], *packages: str, quiet: bool = False) -> None:
     """Appends a row and, unless ``quiet``, prints it. ``packages`` are those whose versions matter to it."""
     git = ["git", "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(git, cwd=RESULTS.parent, capture_output=True, text=True, check=False).stdout.strip()
-    machine = f"{platform.machine()}, {os.cpu_count()} cores"
-    full = {"bench": bench, "kind": kind, "commit": commit, "machine": machine, "versions": {name: version(name) for name in packages}, **row}
-    if not quiet:
-        print(json.dumps(full))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    full = {"bench": bench, "commit": commit, "machine": f"{platform.machine()}, {cores} cores", **row}
+    if packages:
+        full["versions"] = {name: version(name) for name in packages}
     with RESULTS.open("a", encoding="utf-8") as file:
         file.write(json.dumps(full) + "\n")
+    if not quiet:
+        print(json.dumps(full, indent=1), flush=True)
