@@ -4,8 +4,6 @@ more room ends as if nothing had been."""
 from __future__ import annotations
 
 import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,25 +14,10 @@ from papertune.errors import DiskFull
 from papertune.export.stage import run
 from papertune.files import sha256_of
 from tests.adapters import random_adapter
+from tests.small_disk import PAGE, resize
 
-PAGE = 4096  # bytes that a tmpfs counts by
 LEFT = {"x.gguf.part", "x.gguf.part.json", "x.gguf.part.json.lock", "merged.part"}  # what a stopped run goes on from
 WHOLE = {"x.gguf", "merged", "Modelfile", "lora.gguf"}
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, in memory."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    if sys.platform != "linux" or subprocess.run(["mount", "-t", "tmpfs", "tmpfs", folder], capture_output=True, check=False).returncode:
-        pytest.skip("a file system can be mounted by root on Linux only")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
-
-
-def resize(folder: Path, size: int) -> None:
-    subprocess.run(["mount", "-o", f"remount,size={size}", folder], check=True)
 
 
 def hashes(folder: Path) -> dict[str, str]:

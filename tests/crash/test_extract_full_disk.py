@@ -3,35 +3,16 @@
 from __future__ import annotations
 
 import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from papertune.config import ExtractConfig
 from papertune.errors import DiskFull
 from papertune.extract.stage import run
 from papertune.manifest import read_manifest
 from tests.hostile import paper
+from tests.small_disk import PAGE, resize
 
 PAPERS = 3
-PAGE = 4096  # bytes that a tmpfs counts by
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, in memory, whose size ``resize`` sets."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    if sys.platform != "linux" or subprocess.run(["mount", "-t", "tmpfs", "tmpfs", folder], capture_output=True, check=False).returncode:
-        pytest.skip("a file system can be mounted by root on Linux only")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
-
-
-def resize(folder: Path, size: int) -> None:
-    subprocess.run(["mount", "-o", f"remount,size={size}", folder], check=True)
 
 
 def extract(pdfs: Path, out: Path) -> None:
