@@ -44,6 +44,8 @@ CARDS = (
     Card("H100", 989.0, 80, 3350, 50),
     Card("H200", 989.0, 141, 4800, 50),
 )
+STAND_IN = next(card for card in CARDS if card.name == "RTX 3070")
+"""The card of the user's document: what estimates are for where none is named or known."""
 
 
 def card_called(name: str) -> Card | None:

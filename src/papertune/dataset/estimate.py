@@ -15,19 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from papertune.adapter import CONFIG
+from papertune.cards import STAND_IN, card_called
 
 PARAMETERS = 7.24e9  # Mistral-7B
-STAND_IN = "RTX 3070"
 _FAST = 0.80 / 4
 _REFERENCE = 0.33 / 6
-
-# Dense bf16 tensor TFLOP/s with fp32 sums (fp16 where a card has no bf16), from NVIDIA's architecture papers and data sheets.
-_PEAK = {
-    "RTX 3050": 18.2, "RTX 3060": 25.5, "RTX 3060 Ti": 32.4, "RTX 3070": 40.6, "RTX 3070 Ti": 43.5, "RTX 3080": 59.5, "RTX 3090": 71.0,
-    "RTX 4060": 30.2, "RTX 4060 Ti": 44.1, "RTX 4070": 58.3, "RTX 4080": 97.5, "RTX 4090": 165.2,
-    "T4": 65.0, "V100": 125.0, "A10": 125.0, "A10G": 70.0, "L4": 121.0, "A40": 149.7, "A100": 312.0, "L40S": 362.0, "H100": 989.0, "H200": 989.0,
-}  # fmt: skip
-
 
 # Bytes on disk that the next steps take with the defaults: the download, two checkpoints and a third being written, best and final, the Q4_K_M file.
 _LORA = 41.9e6  # weights of rank 16 on all seven projections
@@ -71,10 +63,10 @@ class Speed:
 
 def estimate(tokens: int, gpu: str) -> Estimate:
     """For one pass over so many tokens on the card of this name (``""``: none); an unknown card is taken as an RTX 3070."""
-    known = _known(gpu)
-    peak = _PEAK[known or STAND_IN] * 1e12
-    seconds = tuple(tokens * PARAMETERS / (share * peak) for share in (_FAST, _REFERENCE))
-    return Estimate(known or STAND_IN, bool(known), (seconds[0] / 3600, seconds[1] / 3600))
+    known = card_called(gpu)
+    card = known or STAND_IN
+    fast, reference = (tokens * PARAMETERS / (share * card.tflops * 1e12) / 3600 for share in (_FAST, _REFERENCE))
+    return Estimate(card.name, known is not None, (fast, reference))
 
 
 def measured(folder: Path) -> Speed | None:
@@ -111,13 +103,6 @@ def _model(folder: Path) -> str:
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return ""
-
-
-def _known(gpu: str) -> str:
-    """The longest name in the table whose words stand in the card's name, "" when none does."""
-    words = gpu.replace("-", " ").split()
-    fitting = [name for name in _PEAK if set(name.split()) <= set(words)]
-    return max(fitting, key=len, default="")
 
 
 def _range(low: float, high: float) -> str:

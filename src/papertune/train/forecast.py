@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from papertune.base import Base, open_base, open_shape
-from papertune.cards import CARDS, Card, card_called
+from papertune.cards import CARDS, STAND_IN, Card, card_called
 from papertune.config import PlanConfig, TrainConfig
 from papertune.device import gib, gpus
 from papertune.errors import BadModel, BadValue
@@ -27,7 +27,6 @@ from papertune.train.checkpoint import LoopState
 if TYPE_CHECKING:
     from papertune.train.loop import Schedule
 
-STAND_IN = "RTX 3070"
 MISTRAL: dict[str, Any] = {
     "architectures": ["MistralForCausalLM"], "hidden_act": "silu", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
     "num_attention_heads": 32, "num_key_value_heads": 8, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "sliding_window": 4096,
@@ -124,10 +123,8 @@ def _card(name: str, on_event: OnEvent) -> Card:
         if found is not None:
             return found
         on_event(Notice(f"{gpu.name} is not a card with known figures."))
-    on_event(Notice(f"No card was named or found: the plan is for an {STAND_IN}. Name another with --gpu."))
-    stand_in = card_called(STAND_IN)
-    assert stand_in is not None
-    return stand_in
+    on_event(Notice(f"No card was named or found: the plan is for an {STAND_IN.name}. Name another with --gpu."))
+    return STAND_IN
 
 
 def dry_run(config: TrainConfig, on_event: OnEvent) -> Report:

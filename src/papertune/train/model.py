@@ -37,7 +37,7 @@ class Device:
         """Bytes on the GPU in all; 0 for a CPU."""
         import torch
 
-        return int(torch.cuda.get_device_properties(0).total_memory) if self.kind == "cuda" else 0
+        return int(torch.cuda.get_device_properties(self.place).total_memory) if self.kind == "cuda" else 0
 
 
 def choose_device() -> Device:
