@@ -42,6 +42,14 @@ def test_dequantised_bits_are_those_of_bitsandbytes() -> None:
     assert out[:, 512:].isnan().all()
 
 
+def test_a_cpu_quantises_as_bitsandbytes_does_on_a_gpu() -> None:
+    weight = half(256, 1024) * 0.02
+    theirs, ours = nf4.quantize(weight), nf4.quantize(weight.cpu())
+    assert torch.equal(ours.codes, theirs.codes.cpu())
+    assert (ours.scales != theirs.scales.cpu()).sum() <= 2, "of 4,096; the mean of all scales is summed in another order"
+    torch.testing.assert_close(ours.book, theirs.book.cpu(), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("width", [4096, 3072, 200])
 def test_norms(width: int) -> None:
     x, add, weight, dy, total = half(33, width), half(33, width), half(width), half(33, width), half(33, width)

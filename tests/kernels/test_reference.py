@@ -10,6 +10,7 @@ import torch.nn.functional as nn
 from torch import Tensor
 
 from papertune.kernels import nf4, ops, reference
+from tests.qlora import rounded
 
 
 @pytest.fixture(autouse=True)
@@ -26,17 +27,35 @@ def gradients(function: Callable[..., Tensor], inputs: list[Tensor], dy: Tensor)
     return torch.autograd.grad(function(*leaves), leaves, dy)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("rows", "columns"), [(64, 256), (3, 64), (130, 192), (16, 32)])
-def test_dequantised_bits_are_those_of_bitsandbytes(rows: int, columns: int, dtype: torch.dtype) -> None:
-    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
-
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("rows", "columns"), [(64, 256), (3, 64), (130, 192), (16, 32), (512, 1024)])
+def test_weights_come_back_as_qlora_has_them(rows: int, columns: int, dtype: torch.dtype) -> None:
     weight = (torch.randn(rows, columns) * 0.05).to(dtype)
+    weight[0] = 0
     out = torch.empty(rows, columns + 8, dtype=dtype)[:, :columns]
     ops.dequantize(nf4.quantize(weight), out)
-    blocks = weight.view(-1, 64)  # on AVX-512, bitsandbytes misreads rows that are no whole blocks
-    theirs = dequantize_4bit(*quantize_4bit(blocks, blocksize=64, compress_statistics=True, quant_type="nf4"))
-    assert torch.equal(out, theirs.view(rows, columns))
+    assert torch.equal(out, rounded(weight))
+
+
+def test_dequantised_bits_are_those_of_bitsandbytes() -> None:
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+    weight = torch.randn(130, 192)
+    codes, state = quantize_4bit(weight.view(-1, 64), blocksize=64, compress_statistics=True, quant_type="nf4")
+    steps, offset = state.state2.absmax, state.offset
+    ours = nf4.NF4(130, 192, codes.flatten(), state.absmax, steps, offset.expand_as(steps), state.state2.code, state.code)
+    out = torch.empty_like(weight)
+    ops.dequantize(ours, out)
+    assert torch.equal(out, dequantize_4bit(codes, state).view_as(out))
+
+
+def test_many_blocks_are_quantised_a_part_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = torch.randn(64, 192)
+    whole = nf4.quantize(weight)
+    monkeypatch.setattr(nf4, "_AT_ONCE", 5)
+    parts = nf4.quantize(weight)
+    assert torch.equal(parts.codes, whole.codes)
+    assert torch.equal(parts.scales, whole.scales)
 
 
 def test_stacked_matrices_are_the_matrices_one_under_another() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,17 +105,27 @@ def test_every_step_and_validation_is_in_the_log(whole: tuple[Path, list[Event],
     assert len(losses(whole[0])) == 12
 
 
+def test_a_cpu_needs_neither_triton_nor_bitsandbytes(data: Path, whole: tuple[Path, list[Event], Report], tmp_path: Path) -> None:
+    """As on Windows without a GPU: the run is the same without the two."""
+    words = ["--train-file", str(data / "train.jsonl"), "--val-file", str(data / "val.jsonl"), "--output-dir", str(tmp_path), "--model", "tiny"]
+    words += ["--max-seq-len", "64", "--save-steps", "4", "--eval-steps", "6", "--sample-tokens", "0"]
+    code = f"import sys; sys.modules.update(triton=None, bitsandbytes=None); from papertune.cli import main; main(['train', *{words}])"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    assert adapter_hash(tmp_path / "final") == adapter_hash(whole[0] / "final")
+
+
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT asks by transformers' old name
 def test_peft_loads_the_adapter_and_computes_the_same_loss(whole: tuple[Path, list[Event], Report], data: Path) -> None:
     import peft
     import transformers
-    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
     from papertune.base import open_base
     from papertune.tokenizer import open_tokenizer
     from papertune.train.batches import read_sequences
     from papertune.train.model import choose_device, load_model
     from papertune.train.reference import ReferenceEngine
+    from tests.qlora import rounded
 
     base = open_base("tiny")
     adapter = open_adapter(whole[0] / "final")
@@ -124,8 +136,7 @@ def test_peft_loads_the_adapter_and_computes_the_same_loss(whole: tuple[Path, li
     four_bits = transformers.AutoModelForCausalLM.from_pretrained(base.folder, dtype=torch.float32)
     for module in four_bits.model.modules():
         if isinstance(module, torch.nn.Linear):
-            blocks = quantize_4bit(module.weight.detach().view(-1, 64), quant_type="nf4", compress_statistics=True)
-            module.weight.data = dequantize_4bit(*blocks).view_as(module.weight)
+            module.weight.data = rounded(module.weight)
     model = peft.PeftModel.from_pretrained(four_bits, whole[0] / "final").eval()
     with torch.no_grad():
         for item in items:

@@ -11,18 +11,16 @@ from numpy.typing import NDArray
 
 from papertune.errors import MissingLibrary
 
-BLOCK = 64  # weights under one scale
-
 
 def through_nf4(matrix: NDArray[np.uint16]) -> NDArray[np.uint16]:
-    """A bf16 matrix (its bits) quantised and restored by bitsandbytes. Raises MissingLibrary."""
+    """A bf16 matrix (its bits) quantised and restored. Raises MissingLibrary."""
     try:
         import torch
-        from bitsandbytes.functional import dequantize_4bit, quantize_4bit
     except ImportError as error:
-        raise MissingLibrary(f"{error.name} is needed for --merge-base nf4.", "Run: pip install bitsandbytes; or leave the flag away.") from error
+        raise MissingLibrary("torch is needed for --merge-base nf4.", "Run: pip install torch; or leave the flag away.") from error
+    from papertune.kernels import nf4, ops
+
     weights = torch.from_numpy(matrix.view(np.int16)).view(torch.bfloat16)
-    # As rows of one block each: on processors with AVX-512 bitsandbytes misreads rows that are no whole blocks.
-    packed, state = quantize_4bit(weights.view(-1, BLOCK), blocksize=BLOCK, quant_type="nf4", compress_statistics=True)
-    restored = dequantize_4bit(packed, state).contiguous()
-    return restored.view(torch.int16).numpy().view(np.uint16).reshape(matrix.shape)
+    restored = torch.empty_like(weights)
+    ops.dequantize(nf4.quantize(weights), restored)
+    return restored.view(torch.int16).numpy().view(np.uint16)

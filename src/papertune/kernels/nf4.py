@@ -20,8 +20,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from papertune.kernels import blockwise
+
 BLOCK = 64  # weights under one scale
-NEST = 256  # scales under one step
+NEST = blockwise.BLOCK  # scales under one step
+# The normal distribution cut in parts of equal probability, with 0 among them: appendix E of the paper.
+LEVELS = (
+    *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334, -0.09105003625154495),
+    *(0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941),
+    *(0.7229568362236023, 1.0),
+)
+_AT_ONCE = 1 << 16  # blocks quantised at a time on a CPU: each weight takes 12 bytes meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +56,38 @@ class NF4:
 
 
 def quantize(weight: Tensor) -> NF4:
-    """(rows, columns) on any device → NF4 by bitsandbytes' own quantiser, so that every engine trains on the same weights.
+    """(rows, columns) → NF4; on a GPU by bitsandbytes' own quantiser, on a CPU by ``blockwise``, which gives what bitsandbytes gives on a GPU.
 
-    Raises ValueError when rows · columns is no multiple of 64.
+    (On a CPU, bitsandbytes takes one scale in 700 for its neighbour.) Raises ValueError when rows · columns is no multiple of 64.
     """
-    from bitsandbytes.functional import quantize_4bit
-
     rows, columns = weight.shape
     if weight.numel() % BLOCK:
         raise ValueError(f"{rows} x {columns} weights are no whole number of blocks of {BLOCK}")
-    weight = weight.float() if weight.dtype == torch.float64 else weight  # which bitsandbytes does not take
-    codes, state = quantize_4bit(weight.contiguous(), blocksize=BLOCK, compress_statistics=True, quant_type="nf4")
+    weight = weight.contiguous()
+    return _quantize(weight) if weight.device.type == "cpu" else _quantize_on_gpu(weight)
+
+
+def _quantize(weight: Tensor) -> NF4:
+    levels, book = torch.tensor(LEVELS), blockwise.dynamic_map(signed=True)
+    codes, scales = [], []
+    for blocks in weight.view(-1, BLOCK).split(_AT_ONCE):
+        halves, scale = blockwise.nearest(blocks.float(), levels)
+        codes.append(halves[:, ::2] << 4 | halves[:, 1::2])
+        scales.append(scale)
+    scale = torch.cat(scales)
+    offset = scale.mean()
+    nested, steps = blockwise.encode(scale - offset, book)
+    rows, columns = weight.shape
+    return NF4(rows, columns, torch.cat(codes).flatten(), nested, steps, offset.expand_as(steps).contiguous(), book, levels)
+
+
+def _quantize_on_gpu(weight: Tensor) -> NF4:
+    from bitsandbytes.functional import quantize_4bit
+
+    codes, state = quantize_4bit(weight, blocksize=BLOCK, compress_statistics=True, quant_type="nf4")
     steps = state.state2.absmax.float()
     offsets = state.offset.float().reshape(1).expand_as(steps).contiguous()
+    rows, columns = weight.shape
     return NF4(rows, columns, codes.reshape(-1), state.absmax, steps, offsets, state.state2.code.float(), state.code.float())
 
 

@@ -24,9 +24,9 @@ def _wide(x: Tensor) -> Tensor:
 def dequantize(weight: NF4, out: Tensor) -> None:
     """out: (rows, columns), any stride between rows; see ``nf4`` for the formula."""
     nest = torch.arange(weight.scales.numel(), device=out.device) // NEST
-    scales = weight.book[weight.scales.long()] * weight.steps[nest] + weight.offsets[nest]
-    pairs = torch.stack((weight.codes >> 4, weight.codes & 15), dim=1).long()
-    values = weight.levels[pairs].reshape(-1, BLOCK) * scales[:, None]
+    scales = weight.book[weight.scales.int()] * weight.steps[nest] + weight.offsets[nest]
+    pairs = torch.stack((weight.levels.repeat_interleave(16), weight.levels.repeat(16)), dim=1)  # of the two halves of each byte
+    values = pairs[weight.codes.int()].view(-1, BLOCK) * scales[:, None]
     out.copy_(values.to(out.dtype).view(weight.rows, weight.columns))
 
 

@@ -1,7 +1,6 @@
 """AdamW with its two moments in 8 bits, in plain torch: what bitsandbytes does on a GPU, for a CPU, with the same state.
 
-A moment is stored as a code a number and a scale a block of 256: the value is map[code] × scale. The maps have 256 values, finer near zero:
-seven decades, each of twice as many steps as the one below it. Matrices of fewer than 4,096 numbers keep their moments in float32.
+A moment is stored as ``kernels.blockwise`` has it. Matrices of fewer than 4,096 numbers keep their moments in float32.
 
 Dettmers et al. 2022, 8-bit Optimizers via Block-wise Quantization, arXiv 2110.02861; Loshchilov and Hutter 2019, arXiv 1711.05101.
 """
@@ -9,13 +8,14 @@ Dettmers et al. 2022, 8-bit Optimizers via Block-wise Quantization, arXiv 2110.0
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-BLOCK, LEAST = 256, 4096  # numbers to a scale, and in the smallest matrix whose moments are in 8 bits
+from papertune.kernels.blockwise import BLOCK, decode, dynamic_map, encode
+
+LEAST = 4096  # numbers in the smallest matrix whose moments are in 8 bits
 
 
 class AdamW8bit(torch.optim.Optimizer):
@@ -62,28 +62,10 @@ def _empty(parameter: Tensor) -> dict[str, Any]:
 
 def _read(state: dict[str, Any], i: str) -> Tensor:
     """A moment as float32 (n)."""
-    codes = state[f"state{i}"].flatten()
-    values: Tensor = state[f"qmap{i}"][codes.int()] * state[f"absmax{i}"].repeat_interleave(BLOCK)[: len(codes)]
-    return values
+    return decode(state[f"state{i}"].flatten(), state[f"absmax{i}"], state[f"qmap{i}"])
 
 
 def _store(state: dict[str, Any], i: str, moment: Tensor) -> None:
-    """Each number as the code of the nearest value in the map."""
-    blocks = torch.nn.functional.pad(moment, (0, -len(moment) % BLOCK)).view(-1, BLOCK)
-    scale = blocks.abs().amax(dim=1)
-    shares = blocks / scale.clamp_min(torch.finfo(torch.float32).tiny)[:, None]
-    values = state[f"qmap{i}"]
-    codes = torch.bucketize(shares, (values[1:] + values[:-1]) / 2)
-    state[f"absmax{i}"].copy_(scale)
-    state[f"state{i}"].copy_(codes.flatten()[: len(moment)].view(state[f"state{i}"].shape))
-
-
-@cache
-def dynamic_map(signed: bool) -> Tensor:
-    """256 values from -1 (or 0) to 1, ascending: 0, 1, and of each decade from 1e-6 up the middles of 1, 2, 4 … (unsigned: 2, 4, 8 …) equal parts."""
-    values = [torch.tensor([0.0, 1.0], dtype=torch.float64)]
-    for decade in range(7):
-        parts = 2**decade * (1 if signed else 2)
-        middles = (0.1 + 0.9 * (torch.arange(parts, dtype=torch.float64) + 0.5) / parts) * 10.0 ** (decade - 6)
-        values += [middles, -middles] if signed else [middles]
-    return torch.cat(values).sort().values.float()
+    codes, scales = encode(moment, state[f"qmap{i}"])
+    state[f"absmax{i}"].copy_(scales)
+    state[f"state{i}"].copy_(codes.view(state[f"state{i}"].shape))

@@ -102,12 +102,14 @@ def set_up_allocator() -> None:
 
 
 def libraries() -> Any:
-    """torch, once it is sure that all of training's libraries import. Raises MissingLibrary."""
+    """torch, once it is sure that all of training's libraries import: bitsandbytes only where there is a GPU. Raises MissingLibrary."""
     try:
-        import bitsandbytes  # noqa: F401
         import peft  # noqa: F401
         import torch
         import transformers  # noqa: F401
+
+        if torch.cuda.is_available():
+            import bitsandbytes  # noqa: F401
     except ImportError as error:
         raise MissingLibrary(f"{error.name or error} is needed for training and does not import.", "Run: papertune doctor") from error
     return torch

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from papertune.train.adam import BLOCK, LEAST, AdamW8bit
+from papertune.kernels.blockwise import BLOCK
+from papertune.train.adam import LEAST, AdamW8bit
 
 if TYPE_CHECKING:
     from torch import Tensor
