@@ -5,7 +5,7 @@ once and each output written once where that is possible.
 
 op                   bytes moved a token (2-byte numbers)            program
 dequantize (join)    0.516 read + 2 written a weight                 4,096 weights of a row
-rms_norm             2H + 2H (with ``add``: 4H + 4H)                 one token, the row in registers
+rms_norm             2H + 2H                                         one token, the row in registers
 rms_norm_backward    6H + 4H                                         one token
 rope, put_heads      2d + 2d a head                                  one token, all heads
 swiglu (backward)    4F + 2F (6F + 6F)                               one token × 1,024 columns
@@ -45,8 +45,8 @@ def _of_lane(table, n, LANES: tl.constexpr):
 
 @triton.jit
 def _dequantize(
-    codes, scales, steps, offsets, book, levels, b, a, out, across, rows, stride, R,
-    WARPS: tl.constexpr, WIDTH: tl.constexpr, SHUFFLE: tl.constexpr,
+    codes, scales, steps, offsets, book, levels, a, b, places, out, across, rows, stride, R, RANK, BELOW,
+    WARPS: tl.constexpr, WIDTH: tl.constexpr, SHUFFLE: tl.constexpr, JOIN: tl.constexpr,
 ):  # fmt: skip
     # A warp has 2,048 weights of a row: each lane makes the scale of one block and then takes 8 words of 32 bits, one after another. A word
     # has 8 weights, which a lane writes as 16 bytes. Instructions bound this kernel on a small card, 5 a weight: levels and scales are looked
@@ -80,24 +80,25 @@ def _dequantize(
             tl.store(place + i * 256, value.to(out.dtype.element_ty), mask=(left > i * 32)[:, None])
             if i < 7:
                 word = following
-        r = tl.arange(0, WIDTH)
-        once = (r < R) & (tl.program_id(1) == 0)
-        tl.store(out + row.to(tl.int64) * stride + across * 64 + r, tl.load(b + row * R + r, mask=once), mask=once)
+        if JOIN:
+            r = tl.arange(0, WIDTH)
+            once = (r < R) & (tl.program_id(1) == 0)
+            own, shift = tl.load(places + row * 2), tl.load(places + row * 2 + 1)
+            here = once & (own >= 0) & (r >= shift) & (r < shift + RANK)
+            beside = tl.load(b + own * RANK + r - shift, mask=here, other=0.0)
+            tl.store(out + row.to(tl.int64) * stride + across * 64 + r, beside.to(out.dtype.element_ty), mask=once)
     else:
-        c = tl.program_id(1) * (2048 * WARPS) + tl.arange(0, 2048 * WARPS)
+        c, i = tl.program_id(1) * (2048 * WARPS) + tl.arange(0, 2048 * WARPS), row - rows
         real = c < across * 64
-        tl.store(out + row.to(tl.int64) * stride + c, tl.load(a + (row - rows) * across * 64 + c, mask=real), mask=real)
+        under = tl.load(a + i * across * 64 + c, mask=real & (i < BELOW), other=0.0)
+        tl.store(out + row.to(tl.int64) * stride + c, under.to(out.dtype.element_ty), mask=real)
 
 
 @triton.jit
-def _rms_norm(x, add, weight, out, z, r, x_stride, out_stride, eps, N, WIDTH: tl.constexpr, ADD: tl.constexpr):
+def _rms_norm(x, weight, out, r, x_stride, out_stride, eps, N, WIDTH: tl.constexpr):
     t, c = tl.program_id(0).to(tl.int64), tl.arange(0, WIDTH)
     real = c < N
     value = tl.load(x + t * x_stride + c, mask=real, other=0.0).to(tl.float32)
-    if ADD:
-        value = (value + tl.load(add + t * N + c, mask=real, other=0.0).to(tl.float32)).to(z.dtype.element_ty)
-        tl.store(z + t * N + c, value, mask=real)
-        value = value.to(tl.float32)
     root = 1.0 / tl.sqrt(tl.sum(value * value, 0) / N + eps)
     tl.store(r + t, root)
     normal = (value * root).to(out.dtype.element_ty).to(tl.float32)
@@ -106,15 +107,15 @@ def _rms_norm(x, add, weight, out, z, r, x_stride, out_stride, eps, N, WIDTH: tl
 
 
 @triton.jit
-def _rms_norm_backward(dy, z, weight, r, total, dy_stride, total_stride, N, WIDTH: tl.constexpr):
+def _rms_norm_backward(dy, x, weight, r, total, dy_stride, total_stride, N, WIDTH: tl.constexpr):
     t, c = tl.program_id(0).to(tl.int64), tl.arange(0, WIDTH)
     real = c < N
     root = tl.load(r + t)
-    normal = tl.load(z + t * N + c, mask=real, other=0.0).to(tl.float32) * root
+    normal = tl.load(x + t * N + c, mask=real, other=0.0).to(tl.float32) * root
     scale = tl.load(weight + c, mask=real, other=0.0).to(tl.float32)
     g = tl.load(dy + t * dy_stride + c, mask=real, other=0.0).to(tl.float32) * scale
-    dz = root * (g - normal * (tl.sum(g * normal, 0) / N))
-    sum_ = tl.load(total + t * total_stride + c, mask=real, other=0.0).to(tl.float32) + dz
+    dx = root * (g - normal * (tl.sum(g * normal, 0) / N))
+    sum_ = tl.load(total + t * total_stride + c, mask=real, other=0.0).to(tl.float32) + dx
     tl.store(total + t * total_stride + c, sum_.to(total.dtype.element_ty), mask=real)
     out = normal.to(dy.dtype.element_ty).to(tl.float32) * scale
     tl.store(dy + t * dy_stride + c, out.to(dy.dtype.element_ty), mask=real)
@@ -215,27 +216,27 @@ def _cross_entropy(logits, targets, losses, scale, V, stride, ignored: tl.conste
 
 
 def dequantize(weight: NF4, out: Tensor) -> None:
-    _launch(weight, out, None, None)
+    _launch(weight, out, None)
 
 
-def join(weight: NF4, b: Tensor, a: Tensor, out: Tensor) -> None:
-    _launch(weight, out, b, a)
+def join(weight: NF4, a: Tensor, b: Tensor, places: Tensor, out: Tensor) -> None:
+    _launch(weight, out, (a, b, places))
 
 
-def _launch(weight: NF4, out: Tensor, b: Tensor | None, a: Tensor | None) -> None:
+def _launch(weight: NF4, out: Tensor, lora: tuple[Tensor, Tensor, Tensor] | None) -> None:
     vectors = out.element_size() == 2 and out.stride(0) % 16 == 0 and out.data_ptr() % 16 == 0
-    _run(weight, out, b, a, shuffle=vectors and _has_one_a_lane(out.device, out.dtype))
+    _run(weight, out, lora, shuffle=vectors and _has_one_a_lane(out.device, out.dtype))
 
 
-def _run(weight: NF4, out: Tensor, b: Tensor | None, a: Tensor | None, *, shuffle: bool) -> None:
-    across = weight.columns // BLOCK
-    wider, higher = 0 if b is None else b.shape[1], 0 if a is None else len(a)
+def _run(weight: NF4, out: Tensor, lora: tuple[Tensor, Tensor, Tensor] | None, *, shuffle: bool) -> None:
+    across, wider = weight.columns // BLOCK, out.shape[1] - weight.columns
     sources = (weight.codes.view(torch.int32), weight.scales, weight.steps, weight.offsets, weight.book, weight.levels)
-    joined = (out if b is None else b, out if a is None else a)
-    shape = {"WARPS": _WARPS, "WIDTH": triton.next_power_of_2(max(1, wider)), "SHUFFLE": shuffle}
-    _dequantize[(weight.rows + higher, triton.cdiv(across, 32 * _WARPS))](
-        *sources, *joined, out, across, weight.rows, out.stride(0), wider, **shape, num_warps=_WARPS, enable_fp_fusion=False
-    )
+    rank, below = (lora[1].shape[1], len(lora[0])) if lora else (0, 0)
+    shape = {"WARPS": _WARPS, "WIDTH": triton.next_power_of_2(max(1, wider)), "SHUFFLE": shuffle, "JOIN": lora is not None}
+    _dequantize[(len(out), triton.cdiv(across, 32 * _WARPS))](
+        *sources, *(lora or (out, out, out)), out, across, weight.rows, out.stride(0), wider, rank, below,
+        **shape, num_warps=_WARPS, enable_fp_fusion=False,
+    )  # fmt: skip
 
 
 @cache
@@ -253,24 +254,24 @@ def _has_one_a_lane(device: torch.device, dtype: torch.dtype) -> bool:
     ones = torch.ones(1, device=device)
     weight = NF4(rows, columns, (whole * 37 % 251).byte(), (whole[:blocks] * 5 % 256).byte(), ones, ones, *tables)
     fast, plain = (torch.zeros(rows, columns, dtype=dtype, device=device) for _ in range(2))
-    _run(weight, fast, None, None, shuffle=True)
-    _run(weight, plain, None, None, shuffle=False)
+    _run(weight, fast, None, shuffle=True)
+    _run(weight, plain, None, shuffle=False)
     return torch.equal(fast, plain)
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor, add: Tensor | None) -> tuple[Tensor, Tensor]:
+def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> Tensor:
     tokens, width = x.shape
-    z = x if add is None else torch.empty(tokens, width, dtype=x.dtype, device=x.device)
     r = torch.empty(tokens, dtype=torch.float32, device=x.device)
-    shape = {"WIDTH": triton.next_power_of_2(width), "ADD": add is not None, "num_warps": _warps(width)}
-    _rms_norm[(tokens,)](x, x if add is None else add, weight, out, z, r, x.stride(0), out.stride(0), eps, width, **shape)
-    return z, r
+    _rms_norm[(tokens,)](
+        x, weight, out, r, x.stride(0), out.stride(0), eps, width, WIDTH=triton.next_power_of_2(width), num_warps=_warps(width)
+    )  # fmt: skip
+    return r
 
 
-def rms_norm_backward(dy: Tensor, z: Tensor, weight: Tensor, r: Tensor, total: Tensor) -> None:
-    tokens, width = z.shape
+def rms_norm_backward(dy: Tensor, x: Tensor, weight: Tensor, r: Tensor, total: Tensor) -> None:
+    tokens, width = x.shape
     _rms_norm_backward[(tokens,)](
-        dy, z, weight, r, total, dy.stride(0), total.stride(0), width, WIDTH=triton.next_power_of_2(width), num_warps=_warps(width)
+        dy, x, weight, r, total, dy.stride(0), total.stride(0), width, WIDTH=triton.next_power_of_2(width), num_warps=_warps(width)
     )  # fmt: skip
 
 

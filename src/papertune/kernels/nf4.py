@@ -70,7 +70,7 @@ def quantize(weight: Tensor) -> NF4:
 def _quantize(weight: Tensor) -> NF4:
     levels, book = torch.tensor(LEVELS), blockwise.dynamic_map(signed=True)
     codes, scales = [], []
-    for blocks in weight.view(-1, BLOCK).split(_AT_ONCE):
+    for blocks in torch.split(weight.view(-1, BLOCK), _AT_ONCE):
         halves, scale = blockwise.nearest(blocks.float(), levels)
         codes.append(halves[:, ::2] << 4 | halves[:, 1::2])
         scales.append(scale)

@@ -69,23 +69,27 @@ def dequantize(weight: NF4, out: Tensor) -> None:
         reference.dequantize(weight, out)
 
 
-def join(weight: NF4, b: Tensor, a: Tensor, out: Tensor) -> None:
-    """out (rows + S, columns + R) becomes [[W, B], [A, ·]] for b (rows, R) and a (S, columns) of out's type; its corner is left alone."""
+def join(weight: NF4, a: Tensor, b: Tensor, places: Tensor, out: Tensor) -> None:
+    """out (rows + R, columns + R), or without its last R rows, becomes [[W, B], [A, ·]] in its own type; the corner is left alone.
+
+    a: (≤ R, columns) float32, all A's one under another; b: (n, rank) float32, all B's likewise; places: (rows, 2) int32, which row of b
+    belongs to each row of W and at which column it begins, (-1, 0) where none does. The rest of A and B is zeros.
+    """
     fused = _fused(out)
     if fused and weight.columns % BLOCK == 0:
-        fused.join(weight, b, a, out)
+        fused.join(weight, a, b, places, out)
     else:
-        reference.join(weight, b, a, out)
+        reference.join(weight, a, b, places, out)
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor, add: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """out = RMSNorm(x + add) · weight, all (T, H). Returns z = x + add (x itself without ``add``) and 1 / rms(z), (T) float32."""
-    return (_fused(x) or reference).rms_norm(x, weight, eps, out, add)  # type: ignore[no-any-return]
+def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> Tensor:
+    """out = RMSNorm(x) · weight, both (T, H). Returns 1 / rms(x), (T) float32."""
+    return (_fused(x) or reference).rms_norm(x, weight, eps, out)  # type: ignore[no-any-return]
 
 
-def rms_norm_backward_(dy: Tensor, z: Tensor, weight: Tensor, r: Tensor, total: Tensor) -> None:
-    """total += the gradient in z of ``rms_norm``, which returned z and r; ``dy``, that of its output, becomes this output again."""
-    (_fused(dy) or reference).rms_norm_backward(dy, z, weight, r, total)
+def rms_norm_backward_(dy: Tensor, x: Tensor, weight: Tensor, r: Tensor, total: Tensor) -> None:
+    """total += the gradient in x of ``rms_norm``, which returned r; ``dy``, that of its output, becomes this output again."""
+    (_fused(dy) or reference).rms_norm_backward(dy, x, weight, r, total)
 
 
 def rope_(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> None:

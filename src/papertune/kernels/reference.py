@@ -30,30 +30,34 @@ def dequantize(weight: NF4, out: Tensor) -> None:
     out.copy_(values.to(out.dtype).view(weight.rows, weight.columns))
 
 
-def join(weight: NF4, b: Tensor, a: Tensor, out: Tensor) -> None:
-    """out = [[W, B], [A, ·]]; see ``dequantize``."""
+def join(weight: NF4, a: Tensor, b: Tensor, places: Tensor, out: Tensor) -> None:
+    """out = [[W, B], [A, ·]], where row i of B is b[places[i, 0]] from column places[i, 1] on, and zeros fill up B and A; see ``dequantize``."""
     dequantize(weight, out[: weight.rows, : weight.columns])
-    out[: weight.rows, weight.columns :] = b
-    out[weight.rows :, : weight.columns] = a
+    beside, below = out[: weight.rows, weight.columns :], out[weight.rows :, : weight.columns]
+    beside.zero_()
+    has = (places[:, 0] >= 0).nonzero()[:, 0]
+    columns = places[has, 1, None] + torch.arange(b.shape[1], device=out.device)
+    beside[has[:, None], columns] = b[places[has, 0]].to(out.dtype)
+    below.zero_()
+    below[: len(a)] = a[: len(below)]
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor, add: Tensor | None) -> tuple[Tensor, Tensor]:
-    """z = x + add; out = weight · round(z · r) with r = 1 / √(mean(z²) + eps). All (T, H). Returns z (x itself without ``add``) and r (T)."""
-    z = x if add is None else x + add
-    wide = _wide(z)
+def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> Tensor:
+    """out = weight · round(x · r) with r = 1 / √(mean(x²) + eps); x and out: (T, H). Returns r (T)."""
+    wide = _wide(x)
     r = torch.rsqrt(wide.square().mean(-1) + eps)
     out.copy_((wide * r[:, None]).to(out.dtype) * weight)
-    return z, r
+    return r
 
 
-def rms_norm_backward(dy: Tensor, z: Tensor, weight: Tensor, r: Tensor, total: Tensor) -> None:
-    """total += dz, the gradient of ``rms_norm`` in z: with n = z · r and g = dy · weight, dz = r · (g − n · mean(g · n)).
+def rms_norm_backward(dy: Tensor, x: Tensor, weight: Tensor, r: Tensor, total: Tensor) -> None:
+    """total += dx, the gradient of ``rms_norm`` in x: with n = x · r and g = dy · weight, dx = r · (g − n · mean(g · n)).
 
     ``dy`` has served then and becomes the output of ``rms_norm`` again.
     """
-    n, g = _wide(z) * r[:, None], _wide(dy) * _wide(weight)
-    dz = r[:, None] * (g - n * (g * n).mean(-1, keepdim=True))
-    total.copy_(_wide(total) + dz)
+    n, g = _wide(x) * r[:, None], _wide(dy) * _wide(weight)
+    dx = r[:, None] * (g - n * (g * n).mean(-1, keepdim=True))
+    total.copy_(_wide(total) + dx)
     dy.copy_(n.to(dy.dtype) * weight)
 
 

@@ -52,9 +52,9 @@ def outlook(card: Card, shape: Shape, unsupported: str, rank: int, targets: Sequ
     tokens = sum(lengths)
     disk = lora * (4 + 2) * (KEEP + 1) + 2 * lora * 4
     if card.bf16 and not unsupported:
-        u = tuple(-(-rank * sum(name in targets for name in names) // 8) * 8 for names in GROUPS)
+        u = tuple(-(-rank * sum(name in targets for name in names) // 16) * 16 for names in GROUPS)
         measure, work = Sizes(shape, 2, u), Work(tokens, tokens, len(lengths))
-        resident = base_bytes(shape) + lora * 10 + _shadows(shape, u)
+        resident = base_bytes(shape) + lora * 10
         link = Link(rate, card.link * 1e9)
         host = int(psutil.virtual_memory().total * HOST_SHARE)
         plan = choose(measure, work, free=available - resident - MARGIN, host_free=host, link=link)
@@ -83,10 +83,3 @@ def base_bytes(shape: Shape) -> int:
     products = shape.layers * sum(rows * columns for rows, columns in sizes(shape).values())
     tables = (1 if shape.tied else 2) * shape.vocabulary * shape.hidden
     return products // 2 + products // 64 + products // (64 * 256) * 4 + 2 * (tables + (2 * shape.layers + 1) * shape.hidden)
-
-
-def _shadows(shape: Shape, u: Sequence[int]) -> int:
-    """The fast engine's 16-bit copies of the LoRA weights, with the zeros between them."""
-    size = sizes(shape)
-    widths = [size[names[0]][1] + sum(size[name][0] for name in names) for names in GROUPS]
-    return 2 * shape.layers * sum(columns * width for columns, width in zip(u, widths, strict=True))

@@ -102,7 +102,7 @@ class Sizes:
         attention = row * (h + max(h + u_qkv + self._qkv, self._qkv + 2 * s.queries + u_out, s.queries + u_out + h)) + max(w_qkv, w_out)
         dropped = f if self.dropout else 0  # the widest input is the MLP's last, when most is alive
         inner = self._wide + f + u_down + dropped
-        mlp = row * (3 * h + u_wide) + b * some * inner + (w_wide + w_down if plan.mlp_rows else max(w_wide, w_down))
+        mlp = row * (3 * h + u_wide) + b * some * inner + (w_wide + w_down if some < tokens else max(w_wide, w_down))
         loss = 2 * row * h + b * positions * 3 * h + b * min(plan.loss_rows, positions) * s.vocabulary
         # Attention backward: its gradients, and flash attention's float32 sums for the queries.
         copies = -(-self.multiprocessors // (work.documents * s.heads // plan.head_groups)) or 1
@@ -110,9 +110,14 @@ class Sizes:
         heads = row * (self._qkv + s.queries + dy) + (row * self._qkv + 4 * tokens * (copies * s.queries + s.heads)) // plan.head_groups
         kept_backward = max(row * (f + dropped + dy + h) + w_down, row * (dy + h) + w_wide, heads + row * h)
         alive = row * ((1 if plan.park_inputs else 2) * h + dy + self._qkv + s.queries)  # h, x; qkv, attended
-        mlp_again = b * some * (h + u_wide + inner) if plan.mlp_rows else row * inner + w_qkv + w_out
-        mlp_again += w_wide + w_down
-        recomputed = inputs + max(alive + mlp_again, heads + row * h + w_qkv + w_out) if again else 0
+        if some < tokens:
+            mlp_again = b * some * (h + u_wide + inner) + w_wide + w_down
+        elif plan.hold_weights:
+            mlp_again = row * inner + w_wide + w_down
+        else:
+            mlp_again = max(row * (self._wide + h + u_wide) + w_wide, row * inner + w_down)
+        narrow = w_qkv + w_out if plan.hold_weights else 0
+        recomputed = inputs + max(alive + mlp_again + narrow, heads + row * h + max(w_qkv, w_out, narrow)) if again else 0
         return max(held + max(leaving + max(attention, mlp), loss, kept_backward), recomputed)
 
 
@@ -125,20 +130,25 @@ def choose(size: Sizes, work: Work, *, free: int, host_free: int, link: Link) ->
     costs = {"recompute": forward, "offload": max(0.0, moved - forward) + max(0.0, moved - 2 * forward)}
     if size.offloaded(tokens) * layers > host_free:
         del costs["offload"]
-    best: tuple[float, Plan] | None = None
-    for rest, cost in costs.items():
-        if best is not None and best[0] == 0:
-            break
-        for keep in range(layers, -1, -1):
-            plan = Plan(keep=keep, offload=layers - keep if rest == "offload" else 0)
-            if size.peak(plan, work) <= free * (1 - SPARE):
-                if best is None or (layers - keep) * cost < best[0]:
-                    best = ((layers - keep) * cost, plan)
+    for hold in (True, False):
+        best: tuple[float, Plan] | None = None
+        for rest, cost in costs.items():
+            if best is not None and best[0] == 0:
                 break
-    if best is not None:
-        return best[1]
-    lean = Plan(park_inputs=True, mlp_rows=1024, loss_rows=256)
-    return min((replace(lean, head_groups=groups) for groups in (1, groups_of(size.shape))), key=lambda plan: size.peak(plan, work))
+            for keep in range(layers, -1, -1):
+                plan = Plan(keep=keep, offload=layers - keep if rest == "offload" else 0, hold_weights=hold)
+                if size.peak(plan, work) <= free * (1 - SPARE):
+                    if best is None or (layers - keep) * cost < best[0]:
+                        best = ((layers - keep) * cost, plan)
+                    break
+        if best is not None:
+            return best[1]
+    plans = [Plan(loss_rows=256, hold_weights=False)]
+    leaner = Plan(park_inputs=True, loss_rows=256, hold_weights=False)
+    plans += [replace(leaner, mlp_rows=rows, head_groups=groups) for rows in (0, 1024) for groups in (1, groups_of(size.shape))]
+    peaks = [size.peak(plan, work) for plan in plans]
+    fitting = (plan for plan, peak in zip(plans, peaks, strict=True) if peak <= free * (1 - SPARE))
+    return next(fitting, plans[peaks.index(min(peaks))])
 
 
 class Budget:
@@ -213,7 +223,7 @@ def capacity(size: Sizes, *, free: int) -> int:
     low, high = 1, 1 << 20
     while low < high:
         middle = (low + high + 1) // 2
-        if size.peak(Plan(), Work(middle, middle, 1)) <= free * (1 - SPARE):
+        if size.peak(Plan(hold_weights=False), Work(middle, middle, 1)) <= free * (1 - SPARE):
             low = middle
         else:
             high = middle - 1

@@ -106,11 +106,8 @@ class FastEngine:
         for i, layer in enumerate(frozen.layers):
             groups = [Group(weights, self.lora.groups[i][j], _salt(i, j), device.dtype) for j, weights in enumerate(layer.groups)]
             self._layers.append(Layer(self.shape, layer.norm1, layer.norm2, groups, dropout))
-        shadows = [pair for layer in self._layers for group in layer.groups for pair in group.shadows()]
-        # Two lists: torch copies contiguous pairs in a few launches, the blocks on a diagonal one by one.
-        self._shadows = [[p for p in shadows if p[0].is_contiguous()], [p for p in shadows if not p[0].is_contiguous()]]
         self._host = Host(self._place)
-        columns = [group.columns for group in self._layers[0].groups]
+        columns = [group.columns for group in groups]  # the same in every layer
         self.budget = Budget(self.shape, columns, self._head.element_size(), self._place, memory, dropout=dropout > 0)
         self.fixed = plan  # for every micro-batch, if not None
         self.plan = plan or Plan()  # of the last micro-batch
@@ -201,7 +198,6 @@ class FastEngine:
     def load_adapter(self, tensors: Mapping[str, np.ndarray]) -> None:
         for name, parameter in self.parameters.items():
             parameter.copy_(torch.from_numpy(tensors[name]))
-        self._refresh()
 
     def peak_memory(self) -> int:
         """Bytes: the most the allocator has held on a GPU, resident memory on a CPU."""
@@ -217,22 +213,14 @@ class FastEngine:
             return False
         self.lora.gradient.zero_()
         self.lora.attach()
-        self._refresh()
         return True
 
     def _last_hidden(self, packed: Packed) -> Tensor:
         """(T, H), without dropout."""
-        self._refresh()
         x = self._embed(packed)
         for layer in self._layers:
             x, _ = layer.forward(x, packed, self.plan, Save.NOTHING, train=False)
         return x
-
-    def _refresh(self) -> None:
-        """Brings the 16-bit copies of the LoRA weights up to date."""
-        for pairs in self._shadows:
-            if pairs:
-                torch._foreach_copy_([copy for copy, _ in pairs], [original for _, original in pairs])
 
     def _embed(self, packed: Packed) -> Tensor:
         if self._embedding.device == packed.ids.device:
@@ -299,7 +287,7 @@ class FastEngine:
         for. Only positions that predict have logits, some at a time."""
         z = x[packed.rows]
         hidden = torch.empty_like(z)
-        _, r = ops.rms_norm(z, self._norm, self.shape.eps, hidden)
+        r = ops.rms_norm(z, self._norm, self.shape.eps, hidden)
         losses = []
         for first in range(0, len(z), self.plan.loss_rows):
             part = slice(first, first + self.plan.loss_rows)

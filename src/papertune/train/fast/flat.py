@@ -39,6 +39,7 @@ class FlatLora:
         self.parameter = torch.nn.Parameter(torch.zeros(count, device=device))
         self.gradient = torch.zeros(count, device=device)
         self._used = 0
+        self._places: dict[tuple[str, ...], Tensor] = {}
         self._views: dict[str, tuple[Tensor, Tensor]] = {}
         self.groups = [[self._group(layer, names, targets, size, rank, scale, family) for names in GROUPS] for layer in range(shape.layers)]
         self.parameters = {name: torch.nn.Parameter(value) for name, (value, _) in sorted(self._views.items())}
@@ -60,6 +61,7 @@ class FlatLora:
         trained = [name for name in names if name in targets]
         inputs = size[names[0]][1]
         a, gradient = self._take(rank * len(trained), inputs)
+        every_b = self.parameter.detach()[self._used : self._used + rank * sum(size[name][0] for name in trained)].view(-1, rank)
         ups: list[Up] = []
         first = 0
         for name in names:
@@ -67,14 +69,27 @@ class FlatLora:
             if name in targets:
                 i = rank * len(ups)
                 b, gradient_b = self._take(outputs, rank)
-                ups.append(Up(slice(first, first + outputs), slice(i, i + rank), b, gradient_b))
+                ups.append(Up(slice(first, first + outputs), slice(i, i + rank), gradient_b))
                 module = f"base_model.model.model.layers.{layer}.{family.linear(name)}"
                 self._views[f"{module}.lora_A.weight"] = (a[i : i + rank], gradient[i : i + rank])
                 self._views[f"{module}.lora_B.weight"] = (b, gradient_b)
             first += outputs
-        return Lora(a, gradient, tuple(ups), scale)
+        if names not in self._places:
+            self._places[names] = _places(first, ups, self.parameter.device)
+        return Lora(a, gradient, every_b, self._places[names], tuple(ups), scale)
 
     def _take(self, rows: int, columns: int) -> tuple[Tensor, Tensor]:
         part = slice(self._used, self._used + rows * columns)
         self._used = part.stop
         return self.parameter.detach()[part].view(rows, columns), self.gradient[part].view(rows, columns)
+
+
+def _places(rows: int, ups: list[Up], device: torch.device) -> Tensor:
+    """See ``ops.join``."""
+    places, own = torch.tensor([[-1, 0]]).repeat(rows, 1), 0
+    for up in ups:
+        count = up.rows.stop - up.rows.start
+        places[up.rows, 0] = torch.arange(own, own + count)
+        places[up.rows, 1] = up.columns.start
+        own += count
+    return places.int().to(device)

@@ -4,9 +4,9 @@
     n₂ = norm₂(h)        g, u = n₂ W_gate_up             y = h + (silu(g) · u) W_down
 
 A projection group is dequantised right before it is used and dropped right after, except when a layer is run again just ahead of its
-backward pass: then its weights are kept for that, and dequantised once instead of twice. No tensor outlives its last use: what the
-backward pass has read is taken out of ``Saved``, gradients are written over the activations they belong to, and where a group's gradient
-asks for its input (a norm's or SwiGLU's output), the backward kernel of that norm or SwiGLU makes it again in passing.
+backward pass: then its weights are kept for that (``Plan.hold_weights``), and dequantised once instead of twice. No tensor outlives its
+last use: what the backward pass has read is taken out of ``Saved``, gradients are written over the activations they belong to, and where
+a group's gradient asks for its input (a norm's or SwiGLU's output), the backward kernel of that norm or SwiGLU makes it again in passing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from papertune.train.fast.shape import Shape
 
 
 class Save(Enum):
-    """What a forward pass leaves for the backward pass: nothing; what costs multiplications to make again; or that and the weights."""
+    """What a forward pass leaves for the backward pass: nothing; what costs multiplications to make again; or that and weights, when that follows."""
 
     NOTHING = auto()
     COSTLY = auto()
@@ -67,9 +67,9 @@ class Saved:
 
 @dataclass(slots=True)
 class _Attended:
-    """What the first half of a layer makes; ``projected`` (T, H) is what it adds to x, the rest as in Saved."""
+    """What the first half of a layer makes, as in Saved."""
 
-    projected: Tensor
+    h: Tensor
     qkv: Tensor | None
     attended: Tensor | None
     u_qkv: Tensor
@@ -90,35 +90,33 @@ class Layer:
         """Columns that the gradient of the layer's output must have beside its own."""
         return max(self._out.columns, self._down.columns)
 
-    @property
-    def groups(self) -> tuple[Group, ...]:
-        return self._qkv, self._out, self._gate_up, self._down
-
     def forward(self, x: Tensor, batch: Packed, plan: Plan, save: Save, *, train: bool = True) -> tuple[Tensor, Saved | None]:
         """y (T, H) and what ``save`` asks for; with Save.WEIGHTS y is empty, because only the backward pass follows."""
         weights: list[Tensor] = []
-        kept = weights if save is Save.WEIGHTS and not plan.mlp_rows else None
+        kept = weights if save is Save.WEIGHTS and plan.hold_weights else None
         dropout = Dropout(batch.keys, self._share if train else 0.0)
         half = self._attend(x, batch, dropout, save, kept)
         n2 = self._gate_up.input(len(x))
-        h, r2 = ops.rms_norm(half.projected, self._norm2, self._shape.eps, n2.x, add=x)
+        h, r2 = half.h, ops.rms_norm(half.h, self._norm2, self._shape.eps, n2.x)
         if save is Save.NOTHING:
             del half
-            return self._mlp(n2, h, dropout, plan.mlp_rows), None
+            return self._mlp(n2, h, dropout, plan.rows(len(x))), None
         saved = Saved(x, half.qkv, half.attended, h, half.state, half.r1, r2, half.u_qkv, half.u_out, weights=weights)
         del half
-        if save is Save.WEIGHTS and plan.mlp_rows:
+        if save is Save.WEIGHTS and plan.rows(len(x)):
             return x.new_empty(0), saved
         saved.gate_up = self._project(self._gate_up, n2, dropout, kept)
         saved.u_gate_up = n2.u.clone()
         del n2
         activated = self._down.input(len(x))
         ops.swiglu(saved.gate_up, activated.x)
-        self._down.lower(activated, dropout)
-        # Added in place to a copy, as where nothing is saved: the same call gives the same bits, so that a plan does not change the numbers.
-        y = self._down.add(activated, self._down.weights(), h.clone()) if save is Save.COSTLY else x.new_empty(0)
+        narrow = self._down.weights()
+        self._down.lower(activated, narrow, dropout)
         saved.u_down = activated.u.clone()
-        return y, saved
+        if save is Save.WEIGHTS:
+            weights.append(narrow)  # the first that the backward pass asks for
+            return x.new_empty(0), saved
+        return self._down.add(activated, narrow, h.clone()), saved  # in place, as where nothing is saved: the same call gives the same bits
 
     def backward(self, dy: Tensor, saved: Saved, batch: Packed, plan: Plan, bring_x: Callable[[], Tensor] | None = None) -> Tensor:
         """The gradient in x over that in y: the first H columns of ``dy`` (T, H + spare). Adds to the LoRA weights' and uses ``saved`` up.
@@ -127,7 +125,7 @@ class Layer:
         """
         dropout, weights = Dropout(batch.keys, self._share), saved.weights
         if saved.gate_up is None:
-            self._mlp_backward_in_parts(dy, saved.take("h"), saved.r2, dropout, plan.mlp_rows)
+            self._mlp_backward_in_parts(dy, saved.take("h"), saved.r2, dropout, plan.rows(len(dy)))
         else:
             self._mlp_backward(dy, saved, dropout)
         attended = saved.take("attended")
@@ -144,7 +142,7 @@ class Layer:
     def _attend(self, x: Tensor, batch: Packed, dropout: Dropout, save: Save, kept: list[Tensor] | None) -> _Attended:
         shape = self._shape
         n1 = self._qkv.input(len(x))
-        _, r1 = ops.rms_norm(x, self._norm1, shape.eps, n1.x)
+        r1 = ops.rms_norm(x, self._norm1, shape.eps, n1.x)
         qkv = self._project(self._qkv, n1, dropout, kept)
         u_qkv = n1.u.clone()  # so that the rest of the buffer can go
         del n1
@@ -156,27 +154,34 @@ class Layer:
         ops.put_heads(heads, self._heads(joined.x))
         attended = None if save is Save.NOTHING else heads.view(len(x), -1)
         del heads
-        projected = self._project(self._out, joined, dropout, kept, room=False)
-        return _Attended(projected, rotated, attended, u_qkv, joined.u.clone(), state, r1)
+        weights = self._weights(self._out, kept)
+        self._out.lower(joined, weights, dropout)
+        h = self._out.add(joined, weights, x.clone())  # not a product that is rounded and then added: one rounding less
+        return _Attended(h, rotated, attended, u_qkv, joined.u.clone(), state, r1)
 
-    def _project(self, group: Group, joined: Joined, dropout: Dropout, kept: list[Tensor] | None, *, room: bool = True) -> Tensor:
-        """The group's output, with ``room`` for its backward pass or without."""
+    def _weights(self, group: Group, kept: list[Tensor] | None) -> Tensor:
         weights = group.weights()
         if kept is not None:
             kept.append(weights)
-        out = group.output(len(joined.x)) if room else joined.x.new_empty(len(joined.x), group.outputs)
+        return weights
+
+    def _project(self, group: Group, joined: Joined, dropout: Dropout, kept: list[Tensor] | None) -> Tensor:
+        """The group's output with the room for its backward pass, also where none follows: products choose their order of addition by strides."""
+        weights = self._weights(group, kept)
+        out = group.output(len(joined.x))
         group.forward(joined, weights, dropout, out[:, : group.outputs])
         return out
 
     def _mlp(self, n2: Joined, h: Tensor, dropout: Dropout, rows: int) -> Tensor:
         """y over ``h``'s memory, ``rows`` tokens at a time (0: all at once)."""
         if not rows:
-            gate_up = self._project(self._gate_up, n2, dropout, None, room=False)
+            gate_up = self._project(self._gate_up, n2, dropout, None)
             activated = self._down.input(len(h))
             ops.swiglu(gate_up, activated.x)
             del gate_up
-            self._down.lower(activated, dropout)
-            return self._down.add(activated, self._down.weights(), h)
+            narrow = self._down.weights()
+            self._down.lower(activated, narrow, dropout)
+            return self._down.add(activated, narrow, h)
         wide, narrow = self._gate_up.weights(), self._down.weights()
         for first in range(0, len(h), rows):
             part = slice(first, first + rows)
@@ -185,14 +190,14 @@ class Layer:
             self._gate_up.forward(Joined(*(t[part] for t in n2)), wide, some, gate_up)
             activated = self._down.input(len(gate_up))
             ops.swiglu(gate_up, activated.x)
-            self._down.lower(activated, some)
+            self._down.lower(activated, narrow, some)
             self._down.add(activated, narrow, h[part])
         return h
 
     def _mlp_backward(self, dy: Tensor, saved: Saved, dropout: Dropout) -> None:
         """Adds the MLP's gradient in h to ``dy``."""
         gate_up, weights = saved.take("gate_up"), saved.weights
-        d = self._down.backward(dy, self._down.weights(), dropout)
+        d = self._down.backward(dy, weights.pop() if weights else self._down.weights(), dropout)
         ops.swiglu_backward_(d, gate_up)
         self._down.gather(dy, d, saved.take("u_down"), dropout)
         del d
@@ -212,7 +217,7 @@ class Layer:
             self._gate_up.forward(n2, wide, some, gate_up[:, : self._gate_up.outputs])
             activated = self._down.input(len(gate_up))
             ops.swiglu(gate_up, activated.x)
-            self._down.lower(activated, some)
+            self._down.lower(activated, narrow, some)
             u_gate_up, u_down = n2.u.clone(), activated.u.clone()
             del n2, activated
             d = self._down.backward(dy[part], narrow, some)

@@ -28,7 +28,8 @@ class Plan:
 
     Further savings, for long sequences: ``park_inputs`` holds the recomputed layers' inputs in host memory; ``mlp_rows`` is how many tokens
     pass through a recomputed layer's MLP at a time (0: all); ``head_groups`` cuts the backward pass of attention; ``loss_rows`` is how many
-    positions have logits at a time; ``host_embedding`` leaves the embedding table in host memory.
+    positions have logits at a time; ``host_embedding`` leaves the embedding table in host memory. With ``hold_weights`` a recomputed layer's
+    dequantised weights are held until its backward pass has used them, else dequantised twice.
     """
 
     keep: int = 0
@@ -38,6 +39,11 @@ class Plan:
     head_groups: int = 1
     loss_rows: int = 1024
     host_embedding: bool = False
+    hold_weights: bool = True
+
+    def rows(self, tokens: int) -> int:
+        """``mlp_rows`` for so many tokens: 0 where they are no more."""
+        return self.mlp_rows if self.mlp_rows < tokens else 0
 
     def fate(self, layer: int, layers: int) -> Fate:
         if layer >= layers - self.keep:

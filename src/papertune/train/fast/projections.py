@@ -21,7 +21,7 @@ LoRA: Hu et al. 2021, arXiv 2106.09685.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,20 +40,22 @@ class Joined(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Up:
-    """The B of one projection and its gradient, (rows, rank) float32, and which rows of W and columns of u are its own."""
+    """Which rows of W and columns of u one trained projection has, and the gradient of its B, (rows, rank) float32."""
 
     rows: slice
     columns: slice
-    b: Tensor
     gradient: Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class Lora:
-    """The float32 LoRA weights of a group: all A's one under another (R, K), their gradient, and each B. ``ups`` is empty if none is trained."""
+    """The float32 LoRA weights of a group: all A's one under another (≤ R, K) with their gradient, all B's likewise, and where each row of W
+    has its own (``ops.join``). ``ups`` is empty if no projection is trained."""
 
     a: Tensor
     gradient: Tensor
+    b: Tensor
+    places: Tensor
     ups: tuple[Up, ...]
     scale: float
 
@@ -70,47 +72,37 @@ class Group:
 
     def __init__(self, weights: tuple[NF4, ...], lora: Lora, salt: int, dtype: torch.dtype) -> None:
         self.inputs, self.outputs = weights[0].columns, sum(w.rows for w in weights)
+        self.columns = -(-len(lora.a) // 16) * 16  # R, padding and all
         self._weights, self._lora, self._salt = weights, lora, salt
-        width, device = -(-len(lora.a) // 16) * 16, weights[0].codes.device
-        self._a = torch.zeros(width, self.inputs, dtype=dtype, device=device)
-        self._b = torch.zeros(self.outputs, width, dtype=dtype, device=device)
-
-    def shadows(self) -> list[tuple[Tensor, Tensor]]:
-        """(copy in the type of the products, float32 original) of every LoRA matrix."""
-        return [(self._a[: len(self._lora.a)], self._lora.a), *((self._b[up.rows, up.columns], up.b) for up in self._lora.ups)]
-
-    @property
-    def columns(self) -> int:
-        """R, padding and all."""
-        return len(self._a)
+        self._kind: dict[str, Any] = {"dtype": dtype, "device": weights[0].codes.device}
 
     def input(self, tokens: int) -> Joined:
         """An empty buffer for the input of so many tokens: fill ``x``."""
-        both = self._a.new_empty(tokens, self.inputs + len(self._a))
+        both = torch.empty(tokens, self.inputs + self.columns, **self._kind)
         return Joined(both, both[:, : self.inputs], both[:, self.inputs :])
 
     def output(self, tokens: int) -> Tensor:
         """An empty buffer (T, N + R) for the output of so many tokens, with the room that ``backward`` asks for."""
-        return self._a.new_empty(tokens, self.outputs + len(self._a))
+        return torch.empty(tokens, self.outputs + self.columns, **self._kind)
 
     def weights(self) -> Tensor:
-        """[[W, B], [A, ·]] (N + R, K + R), dequantised."""
-        joined = self._a.new_empty(self.outputs + len(self._a), self.inputs + len(self._a))
+        """[[W, B], [A, ·]] (N + R, K + R): W dequantised, A and B as they are now."""
+        joined, lora = torch.empty(self.outputs + self.columns, self.inputs + self.columns, **self._kind), self._lora
         first = 0
-        for part in self._weights[:-1]:
-            ops.join(part, self._b[first : first + part.rows], self._a[:0], joined[first : first + part.rows])
-            first += part.rows
-        ops.join(self._weights[-1], self._b[first:], self._a, joined[first:])
+        for part in self._weights:
+            last = first + part.rows
+            ops.join(part, lora.a, lora.b, lora.places[first:last], joined[first : last if last < self.outputs else None])
+            first = last
         return joined
 
-    def lower(self, joined: Joined, dropout: Dropout) -> None:
+    def lower(self, joined: Joined, weights: Tensor, dropout: Dropout) -> None:
         """Fills ``u`` from ``x``."""
         if self._lora.ups:
-            joined.u.addmm_(self._dropped(joined.x, dropout), self._a.T, beta=0, alpha=self._lora.scale)
+            joined.u.addmm_(self._dropped(joined.x, dropout), weights[self.outputs :, : self.inputs].T, beta=0, alpha=self._lora.scale)
 
     def forward(self, joined: Joined, weights: Tensor, dropout: Dropout, out: Tensor) -> None:
         """Fills ``out`` (T, N) with y, and ``u``."""
-        self.lower(joined, dropout)
+        self.lower(joined, weights, dropout)
         torch.mm(joined.both, weights[: self.outputs].T, out=out)
 
     def add(self, joined: Joined, weights: Tensor, out: Tensor) -> Tensor:
@@ -119,14 +111,14 @@ class Group:
 
     def backward(self, dy: Tensor, weights: Tensor, dropout: Dropout) -> Tensor:
         """dx (T, K). The first N columns of ``dy`` (T, ≥ N + R) are the gradient in y; the next R become v, for ``gather``."""
-        n, every = self.outputs, self.outputs + len(self._a)
+        n, every = self.outputs, self.outputs + self.columns
         if self._lora.ups:
-            dy[:, n:every].addmm_(dy[:, :n], self._b, beta=0, alpha=self._lora.scale)
+            dy[:, n:every].addmm_(dy[:, :n], weights[:n, self.inputs :], beta=0, alpha=self._lora.scale)
         if not dropout.share:
             return torch.mm(dy[:, :every], weights[:, : self.inputs])
         dx = torch.mm(dy[:, :n], weights[:n, : self.inputs])
         if self._lora.ups:
-            ops.dropout_add_(dx, dy[:, n:every] @ self._a, dropout.keys, self._salt, dropout.share, 1.0)
+            ops.dropout_add_(dx, dy[:, n:every] @ weights[n:, : self.inputs], dropout.keys, self._salt, dropout.share, 1.0)
         return dx
 
     def gather(self, dy: Tensor, x: Tensor, u: Tensor, dropout: Dropout) -> None:
