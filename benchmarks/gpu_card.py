@@ -56,6 +56,7 @@ class Card:
 
     def __init__(self, layers: int) -> None:
         self._slice: Any = None
+        self.cap = CAP
         # Weights that are multiplied: layers and head.
         self.weights = layers * (2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14336) + 4096 * 32000
 
@@ -69,7 +70,7 @@ class Card:
         if card == "slice" and self._slice is None:
             self._slice = _slice(SLICE)
         stream = self._slice[0] if card == "slice" else torch.cuda.current_stream()
-        torch.cuda.set_per_process_memory_fraction(CAP * GIB / torch.cuda.get_device_properties(0).total_memory)
+        torch.cuda.set_per_process_memory_fraction(self.cap * GIB / torch.cuda.get_device_properties(0).total_memory)
         stream.wait_stream(torch.cuda.current_stream())
         try:
             with torch.cuda.stream(stream):

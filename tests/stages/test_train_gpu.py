@@ -115,10 +115,11 @@ def test_float16_on_cards_without_bfloat16(data: Path, tmp_path: Path, monkeypat
 
 
 def test_a_full_card_is_said_with_the_advice(data: Path, tmp_path: Path) -> None:
+    model = wider_model(tmp_path / "model")  # the tiny one fits into what earlier tests have left in the allocator
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(1e-6)
     try:
         with pytest.raises(OutOfMemory, match="--max-seq-len 256"):
-            run(settings(data, tmp_path))
+            run(settings(data, tmp_path, model=str(model)))
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)

@@ -37,10 +37,10 @@ def decode(codes: Tensor, scales: Tensor, values: Tensor) -> Tensor:
 
 @cache
 def dynamic_map(signed: bool) -> Tensor:
-    """(256) float32, ascending: 0, 1, and of each decade from 1e-6 up the middles of 1, 2, 4 … (unsigned: 2, 4, 8 …) equal parts."""
+    """(256) float32 on the CPU, ascending: 0, 1, and of each decade from 1e-6 up the middles of 1, 2, 4 … (unsigned: 2, 4, 8 …) equal parts."""
     values = [0.0, 1.0]
     for decade in range(7):
-        bounds = torch.linspace(0.1, 1, 2 ** (decade + (not signed)) + 1)
+        bounds = torch.linspace(0.1, 1, 2 ** (decade + (not signed)) + 1, device="cpu")
         middles = (10.0 ** (decade - 6) * ((bounds[:-1] + bounds[1:]) / 2)).tolist()
         values += [*middles, *(-middle for middle in middles)] if signed else middles
-    return torch.tensor(sorted(values))
+    return torch.tensor(sorted(values), device="cpu")

@@ -68,7 +68,7 @@ def quantize(weight: Tensor) -> NF4:
 
 
 def _quantize(weight: Tensor) -> NF4:
-    levels, book = torch.tensor(LEVELS), blockwise.dynamic_map(signed=True)
+    levels, book = torch.tensor(LEVELS, device="cpu"), blockwise.dynamic_map(signed=True)
     codes, scales = [], []
     for blocks in torch.split(weight.view(-1, BLOCK), _AT_ONCE):
         halves, scale = blockwise.nearest(blocks.float(), levels)

@@ -87,38 +87,103 @@ class Sizes:
         return 2 * self.shape.inner + self.u[2]
 
     def peak(self, plan: Plan, work: Work) -> int:
-        """Bytes above what is resident."""
-        s, b, n, tokens, positions = self.shape, self.bytes, self.shape.layers, work.tokens, work.positions
-        h, f, (u_qkv, u_out, u_wide, u_down) = s.hidden, s.inner, self.u
-        w_qkv, w_out, w_wide, w_down = self.weights
-        row = b * tokens
-        again = n - min(n, plan.keep + plan.offload)
-        some = min(tokens, plan.mlp_rows or tokens)
-        inputs = 0 if plan.park_inputs else again * row * h
-        small = min(plan.offload, n) * self.small(tokens) + inputs
-        # Two offloaded layers are on the card at a time; by then, kept ones have not been made yet, or are gone.
-        held = small + max(min(plan.keep, n) * self.kept(tokens), 2 * self.offloaded(tokens) if plan.offload else 0)
-        leaving = 2 * row * h if plan.park_inputs else 0
-        attention = row * (h + max(h + u_qkv + self._qkv, self._qkv + 2 * s.queries + u_out, s.queries + u_out + h)) + max(w_qkv, w_out)
-        dropped = f if self.dropout else 0  # the widest input is the MLP's last, when most is alive
-        inner = self._wide + f + u_down + dropped
-        mlp = row * (3 * h + u_wide) + b * some * inner + (w_wide + w_down if some < tokens else max(w_wide, w_down))
-        loss = 2 * row * h + b * positions * 3 * h + b * min(plan.loss_rows, positions) * s.vocabulary
-        # Attention backward: its gradients, and flash attention's float32 sums for the queries.
-        copies = -(-self.multiprocessors // (work.documents * s.heads // plan.head_groups)) or 1
-        dy = h + max(u_out, u_down)
-        heads = row * (self._qkv + s.queries + dy) + (row * self._qkv + 4 * tokens * (copies * s.queries + s.heads)) // plan.head_groups
-        kept_backward = max(row * (f + dropped + dy + h) + w_down, row * (dy + h) + w_wide, heads + row * h)
-        alive = row * ((1 if plan.park_inputs else 2) * h + dy + self._qkv + s.queries)  # h, x; qkv, attended
-        if some < tokens:
-            mlp_again = b * some * (h + u_wide + inner) + w_wide + w_down
-        elif plan.hold_weights:
-            mlp_again = row * inner + w_wide + w_down
+        """Bytes above what is resident: the largest of the moments below, each the tensors that are alive then."""
+        s, n, tokens = self.shape, self.shape.layers, work.tokens
+        row = self.bytes * tokens
+        keep = min(plan.keep, n)
+        offload = min(plan.offload, n - keep)
+        again = n - keep - offload
+        kept, offloaded = self.kept(tokens), self.offloaded(tokens)
+        waiting = offload * self.small(tokens) + (0 if plan.park_inputs else again * row * s.hidden)
+        passing = 2 * row * s.hidden if plan.park_inputs else 0  # inputs on their way to the host
+        moments = [waiting + keep * kept + self._loss(plan, work)]
+        if again:
+            passing += self.small(tokens) + max(self._attention(tokens), self._mlp(tokens, plan.rows(tokens)))
+            moments += [waiting + passing, waiting + self._again(plan, work)]
+        if keep or offload:  # at most two offloaded layers are on the card at a time, the last of them until the kept ones are made
+            forward = max(keep * kept + min(offload, 1) * offloaded, min(offload, 2) * offloaded)
+            backward = max(keep * kept + (offloaded if keep == 1 and offload else 0), min(offload, 2) * offloaded)
+            moments += [waiting + forward + self._keeping(tokens), waiting + backward + self._backward(work)]
+        return tokens * (4 * s.head + 44) + max(moments)  # angles, and what ``Packed`` has in integers
+
+    # Each of the following is what one moment needs beside what is saved. Numbers a token first, then bytes.
+
+    def _loss(self, plan: Plan, work: Work) -> int:
+        """The last hidden state; the predicting positions' and its normalised form; logits, or the gradients of all three."""
+        h, rows = self.shape.hidden, min(plan.loss_rows, work.positions)
+        logits = rows * self.shape.vocabulary
+        return self.bytes * (work.tokens * h + 2 * work.positions * h + max(logits, work.tokens * self._gradient + work.positions * h))
+
+    def _attention(self, tokens: int) -> int:
+        """Forward, where nothing is saved: the norm's output with queries, keys and values; these with attention's output; the output projection."""
+        h, q, (u_qkv, u_out, *_), (w_qkv, w_out, *_) = self.shape.hidden, self.shape.queries, self.u, self.weights
+        ahead = h + u_qkv + self._qkv + self._dropped(h)
+        return max(self.bytes * tokens * ahead + w_qkv, self.bytes * tokens * (q + u_out + max(self._dropped(q), h)) + w_out)
+
+    def _mlp(self, tokens: int, rows: int) -> int:
+        """Forward, where nothing is saved, ``rows`` tokens at a time (0: all)."""
+        h, f, (*_, u_wide, u_down), (*_, w_wide, w_down) = self.shape.hidden, self.shape.inner, self.u, self.weights
+        narrow = f + u_down + self._dropped(f)
+        if rows:
+            return self.bytes * (tokens * (2 * h + u_wide) + rows * (self._wide + narrow)) + w_wide + w_down
+        return self.bytes * tokens * h + max(
+            self.bytes * tokens * (h + u_wide + self._wide + self._dropped(h)) + w_wide,
+            self.bytes * tokens * (self._wide + f + u_down),
+            self.bytes * tokens * narrow + w_down,
+        )
+
+    def _keeping(self, tokens: int) -> int:
+        """Forward, beside all that the layer itself saves: the MLP's normalised input, or its last input with y."""
+        h, f, (*_, u_wide, u_down), (*_, w_wide, w_down) = self.shape.hidden, self.shape.inner, self.u, self.weights
+        last = f + u_down + max(self._dropped(f), h)
+        return max(self.bytes * tokens * (h + u_wide + self._dropped(h)) + w_wide, self.bytes * tokens * last + w_down)
+
+    def _backward(self, work: Work) -> int:
+        """Backward, beside all that the layer saved: the MLP's two projections, then attention, when gate and up are gone."""
+        h, f, (_, _, w_wide, w_down) = self.shape.hidden, self.shape.inner, self.weights
+        row = self.bytes * work.tokens
+        narrow, wide = row * (f + self._dropped(f)) + w_down, row * (h + self._dropped(h)) + w_wide
+        return row * self._gradient + max(narrow, wide, self._attention_backward(work, 1) - row * (self._wide + h))
+
+    def _again(self, plan: Plan, work: Work) -> int:
+        """A layer that is run again: what it saves as it goes, and its backward pass."""
+        h, f, q, tokens = self.shape.hidden, self.shape.inner, self.shape.queries, work.tokens
+        (_, u_out, u_wide, u_down), (w_qkv, w_out, w_wide, w_down) = self.u, self.weights
+        row, rows = self.bytes * tokens, plan.rows(tokens)
+        x = row * h if plan.park_inputs else 0  # else among the inputs
+        first, both = (w_qkv, w_qkv + w_out) if plan.hold_weights else (0, 0)
+        saved = row * (self._qkv + q + h)
+        attention = x + row * (self._qkv + 2 * q + u_out + max(self._dropped(q), h)) + first + w_out
+        if rows:
+            part = h + u_wide + self._wide + f + u_down + self._dropped(f)
+            mlp = saved + self.bytes * rows * part + w_wide + w_down + both
         else:
-            mlp_again = max(row * (self._wide + h + u_wide) + w_wide, row * inner + w_down)
-        narrow = w_qkv + w_out if plan.hold_weights else 0
-        recomputed = inputs + max(alive + mlp_again + narrow, heads + row * h + max(w_qkv, w_out, narrow)) if again else 0
-        return max(held + max(leaving + max(attention, mlp), loss, kept_backward), recomputed)
+            held = w_wide + both if plan.hold_weights else 0
+            wide = x + saved + row * (h + u_wide + self._wide + self._dropped(h)) + w_wide + both
+            mlp = max(wide, x + saved + row * (self._wide + f + u_down + self._dropped(f)) + w_down + held)
+        attention_backward = row * (self._qkv + q) + first + self._attention_backward(work, plan.head_groups)
+        out_backward = row * (self._qkv + 2 * q + self._dropped(q)) + first + w_out
+        qkv_backward = x + row * (self._qkv + h + self._dropped(h)) + w_qkv
+        return self.small(tokens) + row * self._gradient + max(attention, mlp, attention_backward, out_backward, qkv_backward)
+
+    def _attention_backward(self, work: Work, groups: int) -> int:
+        """Gradients of attention's output, of queries, keys and values, and what flash attention needs: keys' and values' gradients a head of
+        the queries, the queries' in float32, of which each document has up to 128 rows more."""
+        s = self.shape
+        copies = -(-self.multiprocessors // (work.documents * s.heads // groups)) or 1
+        shared = 2 * s.queries if s.kv_heads < s.heads else 0
+        padded = work.tokens + 128 * work.documents
+        gradients = self.bytes * work.tokens * (s.queries + 2 * s.keys + shared) + 4 * padded * (copies * s.queries + s.heads)
+        return self.bytes * work.tokens * s.queries + gradients // groups
+
+    @property
+    def _gradient(self) -> int:
+        """Columns of the gradient that goes from layer to layer, with the room that its first product asks for."""
+        return self.shape.hidden + max(self.u[1], self.u[3])
+
+    def _dropped(self, columns: int) -> int:
+        """The copy of a projection's input with some of its numbers dropped."""
+        return columns if self.dropout else 0
 
 
 def choose(size: Sizes, work: Work, *, free: int, host_free: int, link: Link) -> Plan:

@@ -98,20 +98,24 @@ class Layer:
         half = self._attend(x, batch, dropout, save, kept)
         n2 = self._gate_up.input(len(x))
         h, r2 = half.h, ops.rms_norm(half.h, self._norm2, self._shape.eps, n2.x)
-        if save is Save.NOTHING:
-            del half
-            return self._mlp(n2, h, dropout, plan.rows(len(x))), None
-        saved = Saved(x, half.qkv, half.attended, h, half.state, half.r1, r2, half.u_qkv, half.u_out, weights=weights)
+        saved = None
+        if save is not Save.NOTHING:
+            saved = Saved(x, half.qkv, half.attended, h, half.state, half.r1, r2, half.u_qkv, half.u_out, weights=weights)
         del half
-        if save is Save.WEIGHTS and plan.rows(len(x)):
-            return x.new_empty(0), saved
-        saved.gate_up = self._project(self._gate_up, n2, dropout, kept)
-        saved.u_gate_up = n2.u.clone()
+        rows = 0 if save is Save.COSTLY else plan.rows(len(x))
+        if rows:
+            return (self._mlp_in_parts(n2, h, dropout, rows) if saved is None else x.new_empty(0)), saved
+        gate_up = self._project(self._gate_up, n2, dropout, kept)
+        if saved is not None:
+            saved.gate_up, saved.u_gate_up = gate_up, n2.u.clone()
         del n2
         activated = self._down.input(len(x))
-        ops.swiglu(saved.gate_up, activated.x)
+        ops.swiglu(gate_up, activated.x)
+        del gate_up
         narrow = self._down.weights()
         self._down.lower(activated, narrow, dropout)
+        if saved is None:
+            return self._down.add(activated, narrow, h), None
         saved.u_down = activated.u.clone()
         if save is Save.WEIGHTS:
             weights.append(narrow)  # the first that the backward pass asks for
@@ -172,16 +176,8 @@ class Layer:
         group.forward(joined, weights, dropout, out[:, : group.outputs])
         return out
 
-    def _mlp(self, n2: Joined, h: Tensor, dropout: Dropout, rows: int) -> Tensor:
-        """y over ``h``'s memory, ``rows`` tokens at a time (0: all at once)."""
-        if not rows:
-            gate_up = self._project(self._gate_up, n2, dropout, None)
-            activated = self._down.input(len(h))
-            ops.swiglu(gate_up, activated.x)
-            del gate_up
-            narrow = self._down.weights()
-            self._down.lower(activated, narrow, dropout)
-            return self._down.add(activated, narrow, h)
+    def _mlp_in_parts(self, n2: Joined, h: Tensor, dropout: Dropout, rows: int) -> Tensor:
+        """y over ``h``'s memory, ``rows`` tokens at a time."""
         wide, narrow = self._gate_up.weights(), self._down.weights()
         for first in range(0, len(h), rows):
             part = slice(first, first + rows)
@@ -192,6 +188,7 @@ class Layer:
             ops.swiglu(gate_up, activated.x)
             self._down.lower(activated, narrow, some)
             self._down.add(activated, narrow, h[part])
+            del gate_up, activated
         return h
 
     def _mlp_backward(self, dy: Tensor, saved: Saved, dropout: Dropout) -> None:
@@ -227,6 +224,7 @@ class Layer:
             dn = self._gate_up.backward(gate_up, wide, some)
             ops.rms_norm_backward_(dn, h[part], self._norm2, r2[part], dy[part, : self._shape.hidden])
             self._gate_up.gather(gate_up, dn, u_gate_up, some)
+            del gate_up, dn
 
     def _attention_backward(self, d_heads: Tensor, qkv: Tensor, attended: Tensor, state: AttentionState, batch: Packed, groups: int) -> Tensor:
         """The gradient in ``qkv`` before its rotation, in its place, ``groups`` sets of heads one after another."""
@@ -242,6 +240,7 @@ class Layer:
             ops.put_heads(dq, q[:, mine], batch.cos, batch.sin)
             ops.put_heads(dk, k[:, shared], batch.cos, batch.sin)
             ops.put_heads(dv, v[:, shared])
+            del dq, dk, dv
         return qkv
 
     def _heads(self, x: Tensor) -> Tensor:
