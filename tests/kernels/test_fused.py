@@ -16,6 +16,7 @@ from torch import Tensor
 
 from papertune.kernels import reference
 from papertune.kernels.nf4 import NF4
+from papertune.kernels.reference import Mask
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 if DEVICE == "cpu" and not os.environ.get("TRITON_INTERPRET"):
@@ -68,24 +69,33 @@ def test_dequantize_gives_the_same_bits(rows: int, columns: int, dtype: torch.dt
         assert torch.equal(ours, theirs)
 
 
+def masks(tokens: int) -> list[Mask | None]:
+    keys = torch.randint(-(2**31), 2**31, (tokens,)).int()
+    return [None, Mask(keys, 0, 0.05), Mask(keys, 2**31 - 1, 0.6)]
+
+
 @pytest.mark.parametrize(("tokens", "width"), SHAPES)
 def test_rms_norm(tokens: int, width: int) -> None:
     x, weight = torch.randn(tokens, width), torch.randn(width)
-    ours, theirs = wider(tokens, width), torch.empty(tokens, width)
-    r = fused.rms_norm(x, weight, EPS, ours)
-    wanted = reference.rms_norm(x, weight, EPS, theirs)
-    close(ours, theirs)
-    close(r, wanted)
+    for mask in masks(tokens):
+        ours, theirs = wider(tokens, width), torch.empty(tokens, width)
+        r, fed = fused.rms_norm(x, weight, EPS, ours, mask)
+        wanted, dropped = reference.rms_norm(x, weight, EPS, theirs, mask)
+        close(ours, theirs)
+        close(r, wanted)
+        close(fed, dropped)
 
 
+@pytest.mark.parametrize("which", range(3))
 @pytest.mark.parametrize(("tokens", "width"), SHAPES)
-def test_rms_norm_backward(tokens: int, width: int) -> None:
+def test_rms_norm_backward(tokens: int, width: int, which: int) -> None:
+    mask = masks(tokens)[which]
     x, weight, total = torch.randn(tokens, width), torch.randn(width), wider(tokens, width).copy_(torch.randn(tokens, width))
     dy = wider(tokens, width).copy_(torch.randn(tokens, width))
-    r = reference.rms_norm(x, weight, EPS, torch.empty_like(x))
+    r, _ = reference.rms_norm(x, weight, EPS, torch.empty_like(x), None)
     wanted, normed = total.clone(), dy.clone()
-    reference.rms_norm_backward(normed, x, weight, r, wanted)
-    fused.rms_norm_backward(dy, x, weight, r, total)
+    reference.rms_norm_backward(normed, x, weight, r, wanted, mask)
+    fused.rms_norm_backward(dy, x, weight, r, total, mask)
     close(total, wanted)
     close(dy, normed)
 
@@ -110,31 +120,39 @@ def test_put_heads(heads: int, size: int, turn: bool) -> None:
     close(ours, theirs)
 
 
+@pytest.mark.parametrize("which", range(3))
 @pytest.mark.parametrize(("tokens", "width"), SHAPES)
-def test_swiglu_and_its_backward(tokens: int, width: int) -> None:
+def test_swiglu_and_its_backward(tokens: int, width: int, which: int) -> None:
+    mask = masks(tokens)[which]
     gate_up = wider(tokens, 2 * width).copy_(torch.randn(tokens, 2 * width))
     ours, theirs = wider(tokens, width), torch.empty(tokens, width)
-    fused.swiglu(gate_up, ours)
-    reference.swiglu(gate_up, theirs)
+    fed, dropped = fused.swiglu(gate_up, ours, mask), reference.swiglu(gate_up, theirs, mask)
     close(ours, theirs)
+    close(fed, dropped)
     d, wanted = wider(tokens, width).copy_(torch.randn(tokens, width)), wider(tokens, 2 * width).copy_(gate_up)
-    reference.swiglu_backward(d.clone(), wanted)
-    fused.swiglu_backward(d, gate_up)
+    reference.swiglu_backward(d.clone(), wanted, mask)
+    fused.swiglu_backward(d, gate_up, mask)
     close(gate_up, wanted)
-    close(d, theirs)
+    close(d, dropped)
 
 
 @pytest.mark.parametrize(("tokens", "width"), SHAPES)
-@pytest.mark.parametrize("share", [0.05, 0.6])
-def test_dropout_drops_the_same_numbers(tokens: int, width: int, share: float) -> None:
-    x, keys = wider(tokens, width).copy_(torch.randn(tokens, width)), torch.randint(-(2**31), 2**31, (tokens,)).int()
-    for salt in (0, 1, 2**31 - 1):
-        wanted = reference.dropout(x, keys, salt, share)
-        close(fused.dropout(x, keys, salt, share, None), wanted)
-        onto = torch.randn(tokens, width)
-        total = onto + 3 * wanted
-        fused.dropout(x, keys, salt, share, onto, 3.0)
-        close(onto, total)
+def test_dropout_drops_the_same_numbers(tokens: int, width: int) -> None:
+    x = wider(tokens, width).copy_(torch.randn(tokens, width))
+    for mask in masks(tokens)[1:]:
+        close(fused.dropout(x, mask), reference.dropout(x, mask))
+
+
+@pytest.mark.parametrize("rank", [16, 48])
+@pytest.mark.parametrize(("tokens", "width"), [*SHAPES, (70, 200)])
+def test_lora_backward(tokens: int, width: int, rank: int) -> None:
+    v, a = wider(tokens, rank).copy_(torch.randn(tokens, rank)), wider(rank, width).copy_(torch.randn(rank, width))
+    for mask in masks(tokens)[1:]:
+        ours = wider(tokens, width).copy_(torch.randn(tokens, width))
+        theirs = ours.clone()
+        fused.lora_backward(v, a, ours, mask)
+        reference.lora_backward(v, a, theirs, mask)
+        close(ours, theirs, 2e-5)
 
 
 @pytest.mark.parametrize(("positions", "vocabulary"), [(4, 64), (3, 123), (2, 20_000)])

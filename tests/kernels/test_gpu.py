@@ -54,11 +54,11 @@ def test_a_cpu_quantises_as_bitsandbytes_does_on_a_gpu() -> None:
 def test_norms(width: int) -> None:
     x, weight, dy, total = half(33, width), half(width), half(33, width), half(33, width)
     out, exact = torch.empty_like(x), torch.empty_like(x, dtype=torch.float64)
-    r = ops.rms_norm(x, weight, 1e-5, out)
-    exact_r = reference.rms_norm(x.double(), weight.double(), 1e-5, exact)
+    r, _ = ops.rms_norm(x, weight, 1e-5, out)
+    exact_r, _ = reference.rms_norm(x.double(), weight.double(), 1e-5, exact, None)
     assert distance(out, exact) < ROUNDING
     wanted = total.double()
-    reference.rms_norm_backward(dy.double(), x.double(), weight.double(), exact_r, wanted)
+    reference.rms_norm_backward(dy.double(), x.double(), weight.double(), exact_r, wanted, None)
     ops.rms_norm_backward_(dy, x, weight, r, total)
     assert distance(total, wanted) < ROUNDING
     assert torch.equal(dy, out), "the norm's output is made again"
@@ -68,10 +68,10 @@ def test_swiglu() -> None:
     gate_up, d = half(33, 2 * 1500), half(33, 1500)
     out, exact = torch.empty_like(d), torch.empty_like(d, dtype=torch.float64)
     ops.swiglu(gate_up, out)
-    reference.swiglu(gate_up.double(), exact)
+    reference.swiglu(gate_up.double(), exact, None)
     assert distance(out, exact) < 2 * ROUNDING
     wanted = gate_up.double()
-    reference.swiglu_backward(d.double(), wanted)
+    reference.swiglu_backward(d.double(), wanted, None)
     ops.swiglu_backward_(d, gate_up)
     assert distance(gate_up, wanted) < ROUNDING
     assert torch.equal(d, out), "SwiGLU's output is made again"
@@ -90,14 +90,30 @@ def test_rope_there_and_back() -> None:
     assert torch.equal(back, heads)
 
 
-def test_dropout_and_its_backward_share_a_mask() -> None:
-    x, keys = half(33, 1500), torch.randint(-(2**31), 2**31, (33,)).int()
-    dropped = ops.dropout(x, keys, 12345, 0.05)
-    assert torch.equal(dropped, reference.dropout(x, keys, 12345, 0.05))
-    assert 0.04 < float((dropped == 0).float().mean()) < 0.06
-    onto = torch.zeros_like(x)
-    ops.dropout_add_(onto, x, keys, 12345, 0.05, 2.0)
-    assert torch.equal(onto, 2 * dropped)
+def test_a_mask_is_the_same_wherever_it_is_applied() -> None:
+    mask = ops.Mask(torch.randint(-(2**31), 2**31, (33,)).int(), 12345, 0.05)
+    x, weight = half(33, 1500), half(1500)
+    assert torch.equal(ops.dropout(x, mask), reference.dropout(x, mask))
+    assert 0.04 < float((ops.dropout(x, mask) == 0).float().mean()) < 0.06
+    out, dy, total = half(33, 1500), half(33, 1500), half(33, 1500)
+    r, fed = ops.rms_norm(x, weight, 1e-5, out, mask)
+    assert torch.equal(fed, ops.dropout(out, mask))
+    ops.rms_norm_backward_(dy, x, weight, r, total, mask)
+    assert torch.equal(dy, fed)
+    gate_up, d = half(33, 3000), half(33, 1500)
+    fed = ops.swiglu(gate_up, out, mask)
+    assert torch.equal(fed, ops.dropout(out, mask))
+    ops.swiglu_backward_(d, gate_up, mask)
+    assert torch.equal(d, fed)
+
+
+def test_lora_backward() -> None:
+    mask = ops.Mask(torch.randint(-(2**31), 2**31, (300,)).int(), 12345, 0.05)
+    v, a, dx = half(300, 4144)[:, 4096:], half(48, 4144)[:, :4096], half(300, 4096)
+    wanted = dx.double()
+    reference.lora_backward(v.double(), a.double(), wanted, mask)
+    ops.lora_backward_(v, a, dx, mask)
+    assert distance(dx, wanted) < ROUNDING
 
 
 def test_cross_entropy() -> None:

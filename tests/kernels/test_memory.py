@@ -134,10 +134,14 @@ def stand_in(patch: pytest.MonkeyPatch, *, ordered: bool) -> None:
     patch.setattr(fast, "Host", Link)
     patch.setattr(ops, "attention", attention)
     patch.setattr(ops, "attention_backward", attention_backward)
-    patch.setattr(ops, "rms_norm", lambda x, *_: x.new_empty(len(x), dtype=torch.float32))
-    patch.setattr(ops, "dropout", lambda x, *_: torch.empty_like(x))
+    def dropped(x: Tensor, mask: ops.Mask | None) -> Tensor:
+        return x if mask is None else x.new_empty(x.shape)
+
+    patch.setattr(ops, "dropout", dropped)
+    patch.setattr(ops, "rms_norm", lambda x, _weight, _eps, out, mask=None: (x.new_empty(len(x), dtype=torch.float32), dropped(out, mask)))
+    patch.setattr(ops, "swiglu", lambda _, out, mask=None: dropped(out, mask))
     patch.setattr(ops, "cross_entropy_", lambda logits, *_: logits.new_empty(len(logits), dtype=torch.float32))
-    for name in ("join", "rope_", "put_heads", "swiglu", "swiglu_backward_", "rms_norm_backward_", "dropout_add_", "accumulate_"):
+    for name in ("join", "rope_", "put_heads", "swiglu_backward_", "rms_norm_backward_", "lora_backward_", "accumulate_"):
         patch.setattr(ops, name, lambda *_: None)
 
 

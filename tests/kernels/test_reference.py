@@ -10,6 +10,7 @@ import torch.nn.functional as nn
 from torch import Tensor
 
 from papertune.kernels import nf4, ops, reference
+from papertune.kernels.ops import Mask
 from tests.qlora import rounded
 
 
@@ -80,11 +81,12 @@ def test_weights_that_fill_no_whole_blocks_are_refused() -> None:
 def test_rms_norm() -> None:
     x, weight, dy, total = double(5, 12), double(12), double(5, 12), double(5, 12)
     out = torch.empty_like(x)
-    r = reference.rms_norm(x, weight, 1e-5, out)
+    r, fed = reference.rms_norm(x, weight, 1e-5, out, None)
+    assert fed is out
     torch.testing.assert_close(out, nn.rms_norm(x, (12,), weight, 1e-5))
     (wanted,) = gradients(lambda x: nn.rms_norm(x, (12,), weight, 1e-5), [x], dy)
     before = total.clone()
-    reference.rms_norm_backward(dy, x, weight, r, total)
+    reference.rms_norm_backward(dy, x, weight, r, total, None)
     torch.testing.assert_close(total - before, wanted)
     torch.testing.assert_close(dy, out)
 
@@ -95,10 +97,10 @@ def test_swiglu() -> None:
     def exact(x: Tensor) -> Tensor:
         return nn.silu(x[:, :12]) * x[:, 12:]
 
-    reference.swiglu(gate_up, out)
+    assert reference.swiglu(gate_up, out, None) is out
     torch.testing.assert_close(out, exact(gate_up))
     (wanted,) = gradients(exact, [gate_up], dy)
-    reference.swiglu_backward(dy, gate_up)
+    reference.swiglu_backward(dy, gate_up, None)
     torch.testing.assert_close(gate_up, wanted)
     torch.testing.assert_close(dy, out)
 
@@ -152,14 +154,30 @@ def test_attention_is_that_of_each_document_alone(window: int) -> None:
 
 def test_dropout_is_fair_and_belongs_to_token_salt_and_column() -> None:
     x, keys = torch.ones(200, 300), torch.randint(-(2**31), 2**31, (200,)).int()
-    dropped = ops.dropout(x, keys, 7, 0.1)
+    dropped = ops.dropout(x, Mask(keys, 7, 0.1))
     torch.testing.assert_close(dropped.unique(), torch.tensor([0.0, 1 / 0.9]))
     shares = [(dropped == 0).float().mean(dim) for dim in (0, 1)]
     assert all(float(share.min()) > 0.02 and float(share.max()) < 0.22 for share in shares)
     assert abs(float((dropped == 0).float().mean()) - 0.1) < 0.005
-    assert torch.equal(ops.dropout(x[5:9], keys[5:9], 7, 0.1), dropped[5:9])
-    both = (dropped == 0) & (ops.dropout(x, keys, 8, 0.1) == 0)
+    assert torch.equal(ops.dropout(x[5:9], Mask(keys[5:9], 7, 0.1)), dropped[5:9])
+    both = (dropped == 0) & (ops.dropout(x, Mask(keys, 8, 0.1)) == 0)
     assert abs(float(both.float().mean()) - 0.01) < 0.003  # another salt, an independent mask
+    assert ops.dropout(x, None) is x
+
+
+def test_what_norm_and_swiglu_pass_on_is_dropped_alike_on_the_way_back() -> None:
+    mask = Mask(torch.arange(5).int(), 3, 0.4)
+    x, weight, out = double(5, 12), double(12), torch.empty(5, 12, dtype=torch.float64)
+    r, fed = reference.rms_norm(x, weight, 1e-5, out, mask)
+    assert torch.equal(fed, ops.dropout(out, mask))
+    dy = double(5, 12)
+    reference.rms_norm_backward(dy, x, weight, r, double(5, 12), mask)
+    torch.testing.assert_close(dy, fed)
+    gate_up, d = double(5, 24), double(5, 12)
+    fed = reference.swiglu(gate_up, out, mask)
+    assert torch.equal(fed, ops.dropout(out, mask))
+    reference.swiglu_backward(d, gate_up, mask)
+    torch.testing.assert_close(d, fed)
 
 
 def test_accumulate_adds_a_product() -> None:

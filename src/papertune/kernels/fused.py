@@ -3,13 +3,14 @@
 """The ops of ``reference`` as Triton kernels (whose language only looks like Python, hence untyped): one launch an op, each input read
 once and each output written once where that is possible.
 
-op                   bytes moved a token (2-byte numbers)            program
+op                   bytes moved a token (2-byte numbers)            program (with a mask, a dropped copy is written in passing)
 dequantize (join)    0.516 read + 2 written a weight                 4,096 weights of a row
 rms_norm             2H + 2H                                         one token, the row in registers
 rms_norm_backward    6H + 4H                                         one token
 rope, put_heads      2d + 2d a head                                  one token, all heads
 swiglu (backward)    4F + 2F (6F + 6F)                               one token × 1,024 columns
-dropout (and add)    2H + 2H (4H + 2H)                               one token × 1,024 columns
+dropout              2H + 2H                                         one token × 1,024 columns
+lora_backward        2R + 2K + 2K                                    64 tokens × 128 columns, R columns of v at once
 cross_entropy        4V (read twice, from cache) + 2V                one position
 
 Arithmetic is in float32 and rounded to the output's type exactly where ``reference`` rounds. Multiply and add are not fused in
@@ -27,7 +28,7 @@ from torch import Tensor
 from triton.runtime import JITFunction
 
 from papertune.kernels.nf4 import BLOCK, NF4
-from papertune.kernels.reference import IGNORED
+from papertune.kernels.reference import IGNORED, Mask
 
 _WARPS = 2  # a program of ``dequantize``
 _COLUMNS = 1024  # columns a program, where a row is cut
@@ -95,19 +96,33 @@ def _dequantize(
 
 
 @triton.jit
-def _rms_norm(x, weight, out, r, x_stride, out_stride, eps, N, WIDTH: tl.constexpr):
+def _kept(key, salt, c, least):
+    """Whether column c of a token is kept."""
+    h = (key.to(tl.uint32) ^ salt.to(tl.uint32)) + c.to(tl.uint32) * 0x9E3779B9
+    h = (h ^ (h >> 16)) * 0x7FEB352D
+    h = (h ^ (h >> 15)) * 0x846CA68B
+    return ((h ^ (h >> 16)) >> 8).to(tl.int32) >= least
+
+
+@triton.jit(do_not_specialize=["salt", "least"])
+def _rms_norm(x, weight, out, r, fed, keys, x_stride, out_stride, eps, N, salt, least, keep, WIDTH: tl.constexpr, DROP: tl.constexpr):
     t, c = tl.program_id(0).to(tl.int64), tl.arange(0, WIDTH)
     real = c < N
     value = tl.load(x + t * x_stride + c, mask=real, other=0.0).to(tl.float32)
     root = 1.0 / tl.sqrt(tl.sum(value * value, 0) / N + eps)
     tl.store(r + t, root)
     normal = (value * root).to(out.dtype.element_ty).to(tl.float32)
-    result = normal * tl.load(weight + c, mask=real, other=0.0).to(tl.float32)
-    tl.store(out + t * out_stride + c, result.to(out.dtype.element_ty), mask=real)
+    result = (normal * tl.load(weight + c, mask=real, other=0.0).to(tl.float32)).to(out.dtype.element_ty)
+    tl.store(out + t * out_stride + c, result, mask=real)
+    if DROP:
+        dropped = tl.where(_kept(tl.load(keys + t), salt, c, least), result.to(tl.float32) * keep, 0.0)
+        tl.store(fed + t * N + c, dropped.to(out.dtype.element_ty), mask=real)
 
 
-@triton.jit
-def _rms_norm_backward(dy, x, weight, r, total, dy_stride, total_stride, N, WIDTH: tl.constexpr):
+@triton.jit(do_not_specialize=["salt", "least"])
+def _rms_norm_backward(
+    dy, x, weight, r, total, keys, dy_stride, total_stride, N, salt, least, keep, WIDTH: tl.constexpr, DROP: tl.constexpr
+):  # fmt: skip
     t, c = tl.program_id(0).to(tl.int64), tl.arange(0, WIDTH)
     real = c < N
     root = tl.load(r + t)
@@ -117,8 +132,10 @@ def _rms_norm_backward(dy, x, weight, r, total, dy_stride, total_stride, N, WIDT
     dx = root * (g - normal * (tl.sum(g * normal, 0) / N))
     sum_ = tl.load(total + t * total_stride + c, mask=real, other=0.0).to(tl.float32) + dx
     tl.store(total + t * total_stride + c, sum_.to(total.dtype.element_ty), mask=real)
-    out = normal.to(dy.dtype.element_ty).to(tl.float32) * scale
-    tl.store(dy + t * dy_stride + c, out.to(dy.dtype.element_ty), mask=real)
+    out = (normal.to(dy.dtype.element_ty).to(tl.float32) * scale).to(dy.dtype.element_ty)
+    if DROP:
+        out = tl.where(_kept(tl.load(keys + t), salt, c, least), out.to(tl.float32) * keep, 0.0).to(dy.dtype.element_ty)
+    tl.store(dy + t * dy_stride + c, out, mask=real)
 
 
 @triton.jit
@@ -153,18 +170,22 @@ def _put_heads(x, out, cos, sin, x_token, x_head, out_token, out_head, HALF, HEA
     tl.store(place + HALF, b, mask=real)
 
 
-@triton.jit
-def _swiglu(gate_up, out, F, stride, out_stride, WIDTH: tl.constexpr):
+@triton.jit(do_not_specialize=["salt", "least"])
+def _swiglu(gate_up, out, fed, keys, F, stride, out_stride, salt, least, keep, WIDTH: tl.constexpr, DROP: tl.constexpr):
     t, c = tl.program_id(0).to(tl.int64), tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     real = c < F
     gate = tl.load(gate_up + t * stride + c, mask=real, other=0.0).to(tl.float32)
     up = tl.load(gate_up + t * stride + F + c, mask=real, other=0.0).to(tl.float32)
     kind = out.dtype.element_ty
-    tl.store(out + t * out_stride + c, ((gate * tl.sigmoid(gate)).to(kind).to(tl.float32) * up).to(kind), mask=real)
+    result = ((gate * tl.sigmoid(gate)).to(kind).to(tl.float32) * up).to(kind)
+    tl.store(out + t * out_stride + c, result, mask=real)
+    if DROP:
+        dropped = tl.where(_kept(tl.load(keys + t), salt, c, least), result.to(tl.float32) * keep, 0.0)
+        tl.store(fed + t * F + c, dropped.to(kind), mask=real)
 
 
-@triton.jit
-def _swiglu_backward(d, gate_up, F, d_stride, stride, WIDTH: tl.constexpr):
+@triton.jit(do_not_specialize=["salt", "least"])
+def _swiglu_backward(d, gate_up, keys, F, d_stride, stride, salt, least, keep, WIDTH: tl.constexpr, DROP: tl.constexpr):
     t, c = tl.program_id(0).to(tl.int64), tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     real = c < F
     first = gate_up + t * stride + c
@@ -175,22 +196,36 @@ def _swiglu_backward(d, gate_up, F, d_stride, stride, WIDTH: tl.constexpr):
     tl.store(first, (g * up * s * (1 + gate * (1 - s))).to(gate_up.dtype.element_ty), mask=real)
     tl.store(first + F, (g * gate * s).to(gate_up.dtype.element_ty), mask=real)
     kind = d.dtype.element_ty
-    tl.store(d + t * d_stride + c, ((gate * s).to(kind).to(tl.float32) * up).to(kind), mask=real)
+    result = ((gate * s).to(kind).to(tl.float32) * up).to(kind)
+    if DROP:
+        result = tl.where(_kept(tl.load(keys + t), salt, c, least), result.to(tl.float32) * keep, 0.0).to(kind)
+    tl.store(d + t * d_stride + c, result, mask=real)
 
 
 @triton.jit(do_not_specialize=["salt", "least"])
-def _dropout(x, keys, out, N, x_stride, out_stride, salt, least, keep, WIDTH: tl.constexpr, ADD: tl.constexpr):
+def _dropout(x, out, keys, N, x_stride, salt, least, keep, WIDTH: tl.constexpr):
     t, c = tl.program_id(0).to(tl.int64), tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     real = c < N
-    h = (tl.load(keys + t).to(tl.uint32) ^ salt.to(tl.uint32)) + c.to(tl.uint32) * 0x9E3779B9
-    h = (h ^ (h >> 16)) * 0x7FEB352D
-    h = (h ^ (h >> 15)) * 0x846CA68B
-    h = h ^ (h >> 16)
     value = tl.load(x + t * x_stride + c, mask=real, other=0.0).to(tl.float32) * keep
-    value = tl.where((h >> 8).to(tl.int32) >= least, value, 0.0)
-    if ADD:
-        value += tl.load(out + t * out_stride + c, mask=real, other=0.0).to(tl.float32)
-    tl.store(out + t * out_stride + c, value.to(out.dtype.element_ty), mask=real)
+    value = tl.where(_kept(tl.load(keys + t), salt, c, least), value, 0.0)
+    tl.store(out + t * N + c, value.to(out.dtype.element_ty), mask=real)
+
+
+@triton.jit(do_not_specialize=["salt", "least"])
+def _lora_backward(
+    v, a, dx, keys, T, R, K, v_stride, a_stride, dx_stride, salt, least, keep, ROWS: tl.constexpr, COLUMNS: tl.constexpr, RANK: tl.constexpr
+):  # fmt: skip
+    t, c = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    i = tl.arange(0, RANK)
+    row = t.to(tl.int64)[:, None]
+    left = tl.load(v + row * v_stride + i[None, :], mask=(t < T)[:, None] & (i < R)[None, :], other=0.0)
+    right = tl.load(a + i[:, None] * a_stride + c[None, :], mask=(i < R)[:, None] & (c < K)[None, :], other=0.0)
+    product = tl.dot(left, right, input_precision="ieee") * keep
+    key = tl.load(keys + t, mask=t < T, other=0)
+    real = (t < T)[:, None] & (c < K)[None, :]
+    place = dx + row * dx_stride + c[None, :]
+    value = tl.load(place, mask=real, other=0.0).to(tl.float32) + tl.where(_kept(key[:, None], salt, c[None, :], least), product, 0.0)
+    tl.store(place, value.to(dx.dtype.element_ty), mask=real)
 
 
 @triton.jit
@@ -259,20 +294,26 @@ def _has_one_a_lane(device: torch.device, dtype: torch.dtype) -> bool:
     return torch.equal(fast, plain)
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> Tensor:
+def _numbers(mask: Mask | None) -> tuple[int, int, float]:
+    """salt, least and keep: a number is kept if 24 bits of its hash are at least ``least``, and times ``keep`` then."""
+    return (0, 0, 1.0) if mask is None else (mask.salt, round(mask.share * 2**24), 1 / (1 - mask.share))
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor, mask: Mask | None) -> tuple[Tensor, Tensor]:
     tokens, width = x.shape
     r = torch.empty(tokens, dtype=torch.float32, device=x.device)
-    _rms_norm[(tokens,)](
-        x, weight, out, r, x.stride(0), out.stride(0), eps, width, WIDTH=triton.next_power_of_2(width), num_warps=_warps(width)
-    )  # fmt: skip
-    return r
+    fed = out if mask is None else torch.empty(tokens, width, dtype=out.dtype, device=x.device)
+    shape = {"WIDTH": triton.next_power_of_2(width), "DROP": mask is not None, "num_warps": _warps(width)}
+    keys = r if mask is None else mask.keys
+    _rms_norm[(tokens,)](x, weight, out, r, fed, keys, x.stride(0), out.stride(0), eps, width, *_numbers(mask), **shape)
+    return r, fed
 
 
-def rms_norm_backward(dy: Tensor, x: Tensor, weight: Tensor, r: Tensor, total: Tensor) -> None:
+def rms_norm_backward(dy: Tensor, x: Tensor, weight: Tensor, r: Tensor, total: Tensor, mask: Mask | None) -> None:
     tokens, width = x.shape
-    _rms_norm_backward[(tokens,)](
-        dy, x, weight, r, total, dy.stride(0), total.stride(0), width, WIDTH=triton.next_power_of_2(width), num_warps=_warps(width)
-    )  # fmt: skip
+    shape = {"WIDTH": triton.next_power_of_2(width), "DROP": mask is not None, "num_warps": _warps(width)}
+    keys = r if mask is None else mask.keys
+    _rms_norm_backward[(tokens,)](dy, x, weight, r, total, keys, dy.stride(0), total.stride(0), width, *_numbers(mask), **shape)
 
 
 def rope(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> None:
@@ -288,22 +329,33 @@ def put_heads(x: Tensor, out: Tensor, cos: Tensor | None, sin: Tensor | None) ->
     _put_heads[(tokens,)](x, out, x if cos is None else cos, x if sin is None else sin, *strides, size // 2, heads, **shape)
 
 
-def swiglu(gate_up: Tensor, out: Tensor) -> None:
+def swiglu(gate_up: Tensor, out: Tensor, mask: Mask | None) -> Tensor:
     tokens, width = out.shape
-    _swiglu[(tokens, triton.cdiv(width, _COLUMNS))](gate_up, out, width, gate_up.stride(0), out.stride(0), WIDTH=_COLUMNS, num_warps=4)
+    fed = out if mask is None else torch.empty(tokens, width, dtype=out.dtype, device=out.device)
+    keys, shape = out if mask is None else mask.keys, {"WIDTH": _COLUMNS, "DROP": mask is not None, "num_warps": 4}
+    _swiglu[(tokens, triton.cdiv(width, _COLUMNS))](gate_up, out, fed, keys, width, gate_up.stride(0), out.stride(0), *_numbers(mask), **shape)
+    return fed
 
 
-def swiglu_backward(d: Tensor, gate_up: Tensor) -> None:
+def swiglu_backward(d: Tensor, gate_up: Tensor, mask: Mask | None) -> None:
     tokens, width = d.shape
-    _swiglu_backward[(tokens, triton.cdiv(width, _COLUMNS))](d, gate_up, width, d.stride(0), gate_up.stride(0), WIDTH=_COLUMNS, num_warps=4)
+    keys, shape = d if mask is None else mask.keys, {"WIDTH": _COLUMNS, "DROP": mask is not None, "num_warps": 4}
+    _swiglu_backward[(tokens, triton.cdiv(width, _COLUMNS))](d, gate_up, keys, width, d.stride(0), gate_up.stride(0), *_numbers(mask), **shape)
 
 
-def dropout(x: Tensor, keys: Tensor, salt: int, share: float, onto: Tensor | None, scale: float = 1.0) -> Tensor:
+def dropout(x: Tensor, mask: Mask) -> Tensor:
     tokens, width = x.shape
-    out = torch.empty(tokens, width, dtype=x.dtype, device=x.device) if onto is None else onto
-    numbers = (width, x.stride(0), out.stride(0), salt, round(share * 2**24), scale / (1 - share))
-    _dropout[(tokens, triton.cdiv(width, _COLUMNS))](x, keys, out, *numbers, WIDTH=_COLUMNS, ADD=onto is not None, num_warps=4)
+    out = torch.empty(tokens, width, dtype=x.dtype, device=x.device)
+    _dropout[(tokens, triton.cdiv(width, _COLUMNS))](x, out, mask.keys, width, x.stride(0), *_numbers(mask), WIDTH=_COLUMNS, num_warps=4)
     return out
+
+
+def lora_backward(v: Tensor, a: Tensor, dx: Tensor, mask: Mask) -> None:
+    (tokens, rank), width = v.shape, a.shape[1]
+    shape = {"ROWS": 64, "COLUMNS": 128, "RANK": max(16, triton.next_power_of_2(rank)), "num_warps": 4}
+    _lora_backward[(triton.cdiv(tokens, 64), triton.cdiv(width, 128))](
+        v, a, dx, mask.keys, tokens, rank, width, v.stride(0), a.stride(0), dx.stride(0), *_numbers(mask), **shape
+    )
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, scale: float) -> Tensor:

@@ -15,19 +15,20 @@ from torch import Tensor
 
 from papertune.kernels import reference
 from papertune.kernels.nf4 import BLOCK, NF4
-from papertune.kernels.reference import IGNORED
+from papertune.kernels.reference import IGNORED, Mask
 
 __all__ = [
     "IGNORED",
     "AttentionState",
+    "Mask",
     "accumulate_",
     "attention",
     "attention_backward",
     "cross_entropy_",
     "dequantize",
     "dropout",
-    "dropout_add_",
     "join",
+    "lora_backward_",
     "put_heads",
     "rms_norm",
     "rms_norm_backward_",
@@ -82,14 +83,14 @@ def join(weight: NF4, a: Tensor, b: Tensor, places: Tensor, out: Tensor) -> None
         reference.join(weight, a, b, places, out)
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> Tensor:
-    """out = RMSNorm(x) · weight, both (T, H). Returns 1 / rms(x), (T) float32."""
-    return (_fused(x) or reference).rms_norm(x, weight, eps, out)  # type: ignore[no-any-return]
+def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor, mask: Mask | None = None) -> tuple[Tensor, Tensor]:
+    """out = RMSNorm(x) · weight, both (T, H). Returns 1 / rms(x), (T) float32, and ``dropout`` of out."""
+    return (_fused(x) or reference).rms_norm(x, weight, eps, out, mask)  # type: ignore[no-any-return]
 
 
-def rms_norm_backward_(dy: Tensor, x: Tensor, weight: Tensor, r: Tensor, total: Tensor) -> None:
-    """total += the gradient in x of ``rms_norm``, which returned r; ``dy``, that of its output, becomes this output again."""
-    (_fused(dy) or reference).rms_norm_backward(dy, x, weight, r, total)
+def rms_norm_backward_(dy: Tensor, x: Tensor, weight: Tensor, r: Tensor, total: Tensor, mask: Mask | None = None) -> None:
+    """total += the gradient in x of ``rms_norm``, which returned r; ``dy``, that of its output, becomes ``dropout`` of this output again."""
+    (_fused(dy) or reference).rms_norm_backward(dy, x, weight, r, total, mask)
 
 
 def rope_(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> None:
@@ -102,29 +103,24 @@ def put_heads(x: Tensor, out: Tensor, cos: Tensor | None = None, sin: Tensor | N
     (_fused(x) or reference).put_heads(x, out, cos, sin)
 
 
-def swiglu(gate_up: Tensor, out: Tensor) -> None:
-    """gate_up: (T, ≥ 2F) → out: (T, F) = silu(gate) · up."""
-    (_fused(out) or reference).swiglu(gate_up, out)
+def swiglu(gate_up: Tensor, out: Tensor, mask: Mask | None = None) -> Tensor:
+    """gate_up: (T, ≥ 2F) → out: (T, F) = silu(gate) · up. Returns ``dropout`` of out."""
+    return (_fused(out) or reference).swiglu(gate_up, out, mask)  # type: ignore[no-any-return]
 
 
-def swiglu_backward_(d: Tensor, gate_up: Tensor) -> None:
-    """The first 2F columns of gate_up become their own gradient; ``d`` (T, F), that of ``swiglu``'s output, becomes this output again."""
-    (_fused(d) or reference).swiglu_backward(d, gate_up)
+def swiglu_backward_(d: Tensor, gate_up: Tensor, mask: Mask | None = None) -> None:
+    """The first 2F columns of gate_up become their own gradient; ``d`` (T, F), that of ``swiglu``'s output, becomes ``dropout`` of this again."""
+    (_fused(d) or reference).swiglu_backward(d, gate_up, mask)
 
 
-def dropout(x: Tensor, keys: Tensor, salt: int, share: float) -> Tensor:
-    """x (T, H) with ``share`` of its numbers dropped, the rest scaled up; the mask is a function of (keys[t], salt, column)."""
-    fused = _fused(x)
-    return fused.dropout(x, keys, salt, share, None) if fused else reference.dropout(x, keys, salt, share)
+def dropout(x: Tensor, mask: Mask | None) -> Tensor:
+    """x (T, H) with a share of its numbers dropped, the rest scaled up; x itself without a mask."""
+    return x if mask is None else (_fused(x) or reference).dropout(x, mask)
 
 
-def dropout_add_(out: Tensor, x: Tensor, keys: Tensor, salt: int, share: float, scale: float) -> None:
-    """out += scale · dropout(x): the backward pass of ``dropout`` added to another gradient."""
-    fused = _fused(x)
-    if fused:
-        fused.dropout(x, keys, salt, share, out, scale)
-    else:
-        out += reference.dropout(x, keys, salt, share, scale)
+def lora_backward_(v: Tensor, a: Tensor, dx: Tensor, mask: Mask) -> None:
+    """dx (T, K) += ``dropout`` of v a, for v (T, R), a (R, K), R a multiple of 16."""
+    (_fused(dx) or reference).lora_backward(v, a, dx, mask)
 
 
 def cross_entropy_(logits: Tensor, targets: Tensor, scale: float) -> Tensor:

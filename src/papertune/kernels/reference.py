@@ -7,6 +7,7 @@ part of it that is read or written (stride). Sums and roots are taken in float32
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +16,15 @@ from papertune.kernels.nf4 import BLOCK, NEST, NF4
 
 IGNORED = -100  # a target that carries no loss
 _MASK = 0xFFFFFFFF
+
+
+class Mask(NamedTuple):
+    """Of a dropout: number j of token t is dropped or not by (keys[t], salt, j) alone, so that the backward pass makes the same mask again and
+    keeps none, and a token's mask does not change with the tokens it is packed with. keys: (T) int32; ``share`` of the numbers is dropped."""
+
+    keys: Tensor
+    salt: int
+    share: float
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -42,23 +52,23 @@ def join(weight: NF4, a: Tensor, b: Tensor, places: Tensor, out: Tensor) -> None
     below[: len(a)] = a[: len(below)]
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> Tensor:
-    """out = weight · round(x · r) with r = 1 / √(mean(x²) + eps); x and out: (T, H). Returns r (T)."""
+def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor, mask: Mask | None) -> tuple[Tensor, Tensor]:
+    """out = weight · round(x · r) with r = 1 / √(mean(x²) + eps); x and out: (T, H). Returns r (T) and ``dropout`` of out."""
     wide = _wide(x)
     r = torch.rsqrt(wide.square().mean(-1) + eps)
     out.copy_((wide * r[:, None]).to(out.dtype) * weight)
-    return r
+    return r, dropout(out, mask)
 
 
-def rms_norm_backward(dy: Tensor, x: Tensor, weight: Tensor, r: Tensor, total: Tensor) -> None:
+def rms_norm_backward(dy: Tensor, x: Tensor, weight: Tensor, r: Tensor, total: Tensor, mask: Mask | None) -> None:
     """total += dx, the gradient of ``rms_norm`` in x: with n = x · r and g = dy · weight, dx = r · (g − n · mean(g · n)).
 
-    ``dy`` has served then and becomes the output of ``rms_norm`` again.
+    ``dy`` has served then and becomes ``dropout`` of the output of ``rms_norm`` again.
     """
     n, g = _wide(x) * r[:, None], _wide(dy) * _wide(weight)
     dx = r[:, None] * (g - n * (g * n).mean(-1, keepdim=True))
     total.copy_(_wide(total) + dx)
-    dy.copy_(n.to(dy.dtype) * weight)
+    dy.copy_(dropout(n.to(dy.dtype) * weight, mask))
 
 
 def rope(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> None:
@@ -85,33 +95,37 @@ def put_heads(x: Tensor, out: Tensor, cos: Tensor | None, sin: Tensor | None) ->
     out.copy_(torch.cat((a * c + b * s, b * c - a * s), dim=2))
 
 
-def swiglu(gate_up: Tensor, out: Tensor) -> None:
-    """gate_up: (T, 2F) → out: (T, F) = round(silu(gate)) · up, silu(g) = g · σ(g). Shazeer 2020, arXiv 2002.05202."""
+def swiglu(gate_up: Tensor, out: Tensor, mask: Mask | None) -> Tensor:
+    """gate_up: (T, 2F) → out: (T, F) = round(silu(gate)) · up, silu(g) = g · σ(g). Returns ``dropout`` of it. Shazeer 2020, arXiv 2002.05202."""
     gate, up = gate_up[:, : 2 * out.shape[1]].chunk(2, dim=1)
     wide = _wide(gate)
     out.copy_((wide * torch.sigmoid(wide)).to(gate_up.dtype) * up)
+    return dropout(out, mask)
 
 
-def swiglu_backward(d: Tensor, gate_up: Tensor) -> None:
-    """d: (T, F), the gradient of ``swiglu``'s output; gate_up (T, 2F) becomes its own gradient, and d what ``swiglu`` made of gate_up."""
+def swiglu_backward(d: Tensor, gate_up: Tensor, mask: Mask | None) -> None:
+    """d: (T, F), the gradient of ``swiglu``'s output; gate_up (T, 2F) becomes its own gradient, and d what ``swiglu`` returned."""
     both = gate_up[:, : 2 * d.shape[1]]
     gate, up = (_wide(half) for half in both.chunk(2, dim=1))
     s, wide = torch.sigmoid(gate), _wide(d)
     gradient = torch.cat((wide * up * s * (1 + gate * (1 - s)), wide * gate * s), dim=1)
-    swiglu(both, d)
+    d.copy_(swiglu(both, d, mask))
     both.copy_(gradient)
 
 
-def dropout(x: Tensor, keys: Tensor, salt: int, share: float, scale: float = 1.0) -> Tensor:
-    """x: (T, H) with ``share`` of its numbers set to 0 and the rest times scale / (1 − share); keys: (T) int32, one a token.
-
-    Whether number j of token t is kept hangs on (keys[t], salt, j) alone, so the backward pass makes the same mask again and keeps none,
-    and a token's mask does not change with the tokens it is packed with.
-    """
+def dropout(x: Tensor, mask: Mask | None) -> Tensor:
+    """x (T, H) with some numbers set to 0 and the rest divided by 1 − share; x itself without a mask."""
+    if mask is None:
+        return x
     column = torch.arange(x.shape[1], device=x.device) * 0x9E3779B9
-    h = mix(((keys.long() ^ salt)[:, None] + column) & _MASK)
-    kept = (h >> 8) >= round(share * 2**24)
-    return torch.where(kept, _wide(x) * (scale / (1 - share)), 0).to(x.dtype)
+    h = mix(((mask.keys.long() ^ mask.salt)[:, None] + column) & _MASK)
+    kept = (h >> 8) >= round(mask.share * 2**24)
+    return torch.where(kept, _wide(x) * (1 / (1 - mask.share)), 0).to(x.dtype)
+
+
+def lora_backward(v: Tensor, a: Tensor, dx: Tensor, mask: Mask) -> None:
+    """dx (T, K) += ``dropout`` of v a, for v (T, R) and a (R, K)."""
+    dx.copy_(_wide(dx) + dropout(_wide(v) @ _wide(a), mask))
 
 
 def mix(h: Tensor) -> Tensor:

@@ -125,10 +125,10 @@ class Sizes:
         h, f, (*_, u_wide, u_down), (*_, w_wide, w_down) = self.shape.hidden, self.shape.inner, self.u, self.weights
         narrow = f + u_down + self._dropped(f)
         if rows:
-            return self.bytes * (tokens * (2 * h + u_wide) + rows * (self._wide + narrow)) + w_wide + w_down
+            return self.bytes * (tokens * h + rows * (self._wide + narrow)) + w_wide + w_down
         return self.bytes * tokens * h + max(
             self.bytes * tokens * (h + u_wide + self._wide + self._dropped(h)) + w_wide,
-            self.bytes * tokens * (self._wide + f + u_down),
+            self.bytes * tokens * (self._wide + narrow),
             self.bytes * tokens * narrow + w_down,
         )
 
@@ -142,8 +142,7 @@ class Sizes:
         """Backward, beside all that the layer saved: the MLP's two projections, then attention, when gate and up are gone."""
         h, f, (_, _, w_wide, w_down) = self.shape.hidden, self.shape.inner, self.weights
         row = self.bytes * work.tokens
-        narrow, wide = row * (f + self._dropped(f)) + w_down, row * (h + self._dropped(h)) + w_wide
-        return row * self._gradient + max(narrow, wide, self._attention_backward(work, 1) - row * (self._wide + h))
+        return row * self._gradient + max(row * f + w_down, row * h + w_wide, self._attention_backward(work, 1) - row * (self._wide + h))
 
     def _again(self, plan: Plan, work: Work) -> int:
         """A layer that is run again: what it saves as it goes, and its backward pass."""
@@ -155,7 +154,7 @@ class Sizes:
         saved = row * (self._qkv + q + h)
         attention = x + row * (self._qkv + 2 * q + u_out + max(self._dropped(q), h)) + first + w_out
         if rows:
-            part = h + u_wide + self._wide + f + u_down + self._dropped(f)
+            part = self._wide + f + u_down + self._dropped(f)
             mlp = saved + self.bytes * rows * part + w_wide + w_down + both
         else:
             held = w_wide + both if plan.hold_weights else 0
@@ -163,7 +162,7 @@ class Sizes:
             mlp = max(wide, x + saved + row * (self._wide + f + u_down + self._dropped(f)) + w_down + held)
         attention_backward = row * (self._qkv + q) + first + self._attention_backward(work, plan.head_groups)
         out_backward = row * (self._qkv + 2 * q + self._dropped(q)) + first + w_out
-        qkv_backward = x + row * (self._qkv + h + self._dropped(h)) + w_qkv
+        qkv_backward = x + row * (self._qkv + h) + w_qkv
         return self.small(tokens) + row * self._gradient + max(attention, mlp, attention_backward, out_backward, qkv_backward)
 
     def _attention_backward(self, work: Work, groups: int) -> int:

@@ -287,7 +287,7 @@ class FastEngine:
         for. Only positions that predict have logits, some at a time."""
         z = x[packed.rows]
         hidden = torch.empty_like(z)
-        r = ops.rms_norm(z, self._norm, self.shape.eps, hidden)
+        r, _ = ops.rms_norm(z, self._norm, self.shape.eps, hidden)
         losses = []
         for first in range(0, len(z), self.plan.loss_rows):
             part = slice(first, first + self.plan.loss_rows)

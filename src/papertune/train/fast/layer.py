@@ -40,7 +40,7 @@ class Saved:
 
     x, h: (T, H); qkv: (T, queries + 2 · keys + R), rotated; attended: (T, queries); gate_up: (T, 2F + R); u_*: (T, R); r1, r2: (T) float32.
     The last R columns of qkv and gate_up are room for the backward pass. ``weights`` is filled by Save.WEIGHTS, in the order of the forward
-    pass. gate_up and its u's are absent where the MLP runs in parts.
+    pass. r2, gate_up and the MLP's u's are absent where it runs in parts.
     """
 
     x: Tensor | None
@@ -49,9 +49,9 @@ class Saved:
     h: Tensor | None
     state: AttentionState
     r1: Tensor
-    r2: Tensor
     u_qkv: Tensor
     u_out: Tensor
+    r2: Tensor | None = None
     u_gate_up: Tensor | None = None
     u_down: Tensor | None = None
     gate_up: Tensor | None = None
@@ -96,24 +96,25 @@ class Layer:
         kept = weights if save is Save.WEIGHTS and plan.hold_weights else None
         dropout = Dropout(batch.keys, self._share if train else 0.0)
         half = self._attend(x, batch, dropout, save, kept)
-        n2 = self._gate_up.input(len(x))
-        h, r2 = half.h, ops.rms_norm(half.h, self._norm2, self._shape.eps, n2.x)
-        saved = None
+        h, saved = half.h, None
         if save is not Save.NOTHING:
-            saved = Saved(x, half.qkv, half.attended, h, half.state, half.r1, r2, half.u_qkv, half.u_out, weights=weights)
+            saved = Saved(x, half.qkv, half.attended, h, half.state, half.r1, half.u_qkv, half.u_out, weights=weights)
         del half
         rows = 0 if save is Save.COSTLY else plan.rows(len(x))
         if rows:
-            return (self._mlp_in_parts(n2, h, dropout, rows) if saved is None else x.new_empty(0)), saved
-        gate_up = self._project(self._gate_up, n2, dropout, kept)
+            return (self._mlp_in_parts(h, dropout, rows) if saved is None else x.new_empty(0)), saved
+        n2 = self._gate_up.input(len(x))
+        r2, fed = ops.rms_norm(h, self._norm2, self._shape.eps, n2.x, self._gate_up.mask(dropout))
+        gate_up = self._project(self._gate_up, n2, fed, kept)
         if saved is not None:
-            saved.gate_up, saved.u_gate_up = gate_up, n2.u.clone()
-        del n2
+            saved.r2, saved.gate_up, saved.u_gate_up = r2, gate_up, n2.u.clone()
+        del n2, fed
         activated = self._down.input(len(x))
-        ops.swiglu(gate_up, activated.x)
+        fed = ops.swiglu(gate_up, activated.x, self._down.mask(dropout))
         del gate_up
         narrow = self._down.weights()
-        self._down.lower(activated, narrow, dropout)
+        self._down.lower(activated, fed, narrow)
+        del fed
         if saved is None:
             return self._down.add(activated, narrow, h), None
         saved.u_down = activated.u.clone()
@@ -129,27 +130,28 @@ class Layer:
         """
         dropout, weights = Dropout(batch.keys, self._share), saved.weights
         if saved.gate_up is None:
-            self._mlp_backward_in_parts(dy, saved.take("h"), saved.r2, dropout, plan.rows(len(dy)))
+            self._mlp_backward_in_parts(dy, saved.take("h"), dropout, plan.rows(len(dy)))
         else:
             self._mlp_backward(dy, saved, dropout)
-        attended = saved.take("attended")
-        d_heads = self._out.backward(dy, weights.pop() if weights else self._out.weights(), dropout)
-        self._out.gather(dy, attended, saved.u_out, dropout)
+        attended, mask = saved.take("attended"), self._out.mask(dropout)
+        d_heads = self._out.backward(dy, weights.pop() if weights else self._out.weights(), mask)
+        self._out.gather(dy, ops.dropout(attended, mask), saved.u_out)
         d_qkv = self._attention_backward(d_heads, saved.take("qkv"), attended, saved.state, batch, plan.head_groups)
         del d_heads, attended
         x = saved.take("x") if bring_x is None else bring_x()
-        dn = self._qkv.backward(d_qkv, weights.pop() if weights else self._qkv.weights(), dropout)
-        ops.rms_norm_backward_(dn, x, self._norm1, saved.r1, dy[:, : self._shape.hidden])
-        self._qkv.gather(d_qkv, dn, saved.u_qkv, dropout)
+        mask = self._qkv.mask(dropout)
+        dn = self._qkv.backward(d_qkv, weights.pop() if weights else self._qkv.weights(), mask)
+        ops.rms_norm_backward_(dn, x, self._norm1, saved.r1, dy[:, : self._shape.hidden], mask)
+        self._qkv.gather(d_qkv, dn, saved.u_qkv)
         return dy
 
     def _attend(self, x: Tensor, batch: Packed, dropout: Dropout, save: Save, kept: list[Tensor] | None) -> _Attended:
         shape = self._shape
         n1 = self._qkv.input(len(x))
-        r1 = ops.rms_norm(x, self._norm1, shape.eps, n1.x)
-        qkv = self._project(self._qkv, n1, dropout, kept)
+        r1, fed = ops.rms_norm(x, self._norm1, shape.eps, n1.x, self._qkv.mask(dropout))
+        qkv = self._project(self._qkv, n1, fed, kept)
         u_qkv = n1.u.clone()  # so that the rest of the buffer can go
-        del n1
+        del n1, fed
         ops.rope_(qkv, batch.cos, batch.sin, shape.heads + shape.kv_heads)
         heads, state = ops.attention(*self._split(qkv), batch.starts, batch.longest, shape.window)
         rotated = None if save is Save.NOTHING else qkv
@@ -159,7 +161,7 @@ class Layer:
         attended = None if save is Save.NOTHING else heads.view(len(x), -1)
         del heads
         weights = self._weights(self._out, kept)
-        self._out.lower(joined, weights, dropout)
+        self._out.lower(joined, ops.dropout(joined.x, self._out.mask(dropout)), weights)
         h = self._out.add(joined, weights, x.clone())  # not a product that is rounded and then added: one rounding less
         return _Attended(h, rotated, attended, u_qkv, joined.u.clone(), state, r1)
 
@@ -169,24 +171,23 @@ class Layer:
             kept.append(weights)
         return weights
 
-    def _project(self, group: Group, joined: Joined, dropout: Dropout, kept: list[Tensor] | None) -> Tensor:
+    def _project(self, group: Group, joined: Joined, fed: Tensor, kept: list[Tensor] | None) -> Tensor:
         """The group's output with the room for its backward pass, also where none follows: products choose their order of addition by strides."""
         weights = self._weights(group, kept)
+        group.lower(joined, fed, weights)
         out = group.output(len(joined.x))
-        group.forward(joined, weights, dropout, out[:, : group.outputs])
+        group.forward(joined, weights, out[:, : group.outputs])
         return out
 
-    def _mlp_in_parts(self, n2: Joined, h: Tensor, dropout: Dropout, rows: int) -> Tensor:
+    def _mlp_in_parts(self, h: Tensor, dropout: Dropout, rows: int) -> Tensor:
         """y over ``h``'s memory, ``rows`` tokens at a time."""
         wide, narrow = self._gate_up.weights(), self._down.weights()
         for first in range(0, len(h), rows):
             part = slice(first, first + rows)
             some = Dropout(dropout.keys[part], dropout.share)
-            gate_up = h.new_empty(len(some.keys), self._gate_up.outputs)
-            self._gate_up.forward(Joined(*(t[part] for t in n2)), wide, some, gate_up)
+            gate_up = self._gate_up_of(h[part], wide, some)[0]
             activated = self._down.input(len(gate_up))
-            ops.swiglu(gate_up, activated.x)
-            self._down.lower(activated, narrow, some)
+            self._down.lower(activated, ops.swiglu(gate_up, activated.x, self._down.mask(some)), narrow)
             self._down.add(activated, narrow, h[part])
             del gate_up, activated
         return h
@@ -194,36 +195,44 @@ class Layer:
     def _mlp_backward(self, dy: Tensor, saved: Saved, dropout: Dropout) -> None:
         """Adds the MLP's gradient in h to ``dy``."""
         gate_up, weights = saved.take("gate_up"), saved.weights
-        d = self._down.backward(dy, weights.pop() if weights else self._down.weights(), dropout)
-        ops.swiglu_backward_(d, gate_up)
-        self._down.gather(dy, d, saved.take("u_down"), dropout)
+        mask = self._down.mask(dropout)
+        d = self._down.backward(dy, weights.pop() if weights else self._down.weights(), mask)
+        ops.swiglu_backward_(d, gate_up, mask)
+        self._down.gather(dy, d, saved.take("u_down"))
         del d
-        dn = self._gate_up.backward(gate_up, weights.pop() if weights else self._gate_up.weights(), dropout)
-        ops.rms_norm_backward_(dn, saved.take("h"), self._norm2, saved.r2, dy[:, : self._shape.hidden])
-        self._gate_up.gather(gate_up, dn, saved.take("u_gate_up"), dropout)
+        mask = self._gate_up.mask(dropout)
+        dn = self._gate_up.backward(gate_up, weights.pop() if weights else self._gate_up.weights(), mask)
+        ops.rms_norm_backward_(dn, saved.take("h"), self._norm2, saved.take("r2"), dy[:, : self._shape.hidden], mask)
+        self._gate_up.gather(gate_up, dn, saved.take("u_gate_up"))
 
-    def _mlp_backward_in_parts(self, dy: Tensor, h: Tensor, r2: Tensor, dropout: Dropout, rows: int) -> None:
+    def _gate_up_of(self, h: Tensor, weights: Tensor, dropout: Dropout) -> tuple[Tensor, Tensor, Tensor]:
+        """gate_up and its u for some tokens, and r2."""
+        n2 = self._gate_up.input(len(h))
+        r2, fed = ops.rms_norm(h, self._norm2, self._shape.eps, n2.x, self._gate_up.mask(dropout))
+        self._gate_up.lower(n2, fed, weights)
+        gate_up = self._gate_up.output(len(h))
+        self._gate_up.forward(n2, weights, gate_up[:, : self._gate_up.outputs])
+        return gate_up, n2.u.clone(), r2
+
+    def _mlp_backward_in_parts(self, dy: Tensor, h: Tensor, dropout: Dropout, rows: int) -> None:
         """The same from the MLP's input on, ``rows`` tokens at a time."""
         wide, narrow = self._gate_up.weights(), self._down.weights()
         for first in range(0, len(dy), rows):
             part = slice(first, first + rows)
             some = Dropout(dropout.keys[part], dropout.share)
-            n2 = self._gate_up.input(len(dy[part]))
-            ops.rms_norm(h[part], self._norm2, self._shape.eps, n2.x)
-            gate_up = self._gate_up.output(len(n2.x))
-            self._gate_up.forward(n2, wide, some, gate_up[:, : self._gate_up.outputs])
-            activated = self._down.input(len(gate_up))
-            ops.swiglu(gate_up, activated.x)
-            self._down.lower(activated, narrow, some)
-            u_gate_up, u_down = n2.u.clone(), activated.u.clone()
-            del n2, activated
-            d = self._down.backward(dy[part], narrow, some)
-            ops.swiglu_backward_(d, gate_up)
-            self._down.gather(dy[part], d, u_down, some)
+            gate_up, u_gate_up, r2 = self._gate_up_of(h[part], wide, some)
+            activated, mask = self._down.input(len(gate_up)), self._down.mask(some)
+            self._down.lower(activated, ops.swiglu(gate_up, activated.x, mask), narrow)
+            u_down = activated.u.clone()
+            del activated
+            d = self._down.backward(dy[part], narrow, mask)
+            ops.swiglu_backward_(d, gate_up, mask)
+            self._down.gather(dy[part], d, u_down)
             del d
-            dn = self._gate_up.backward(gate_up, wide, some)
-            ops.rms_norm_backward_(dn, h[part], self._norm2, r2[part], dy[part, : self._shape.hidden])
-            self._gate_up.gather(gate_up, dn, u_gate_up, some)
+            mask = self._gate_up.mask(some)
+            dn = self._gate_up.backward(gate_up, wide, mask)
+            ops.rms_norm_backward_(dn, h[part], self._norm2, r2, dy[part, : self._shape.hidden], mask)
+            self._gate_up.gather(gate_up, dn, u_gate_up)
             del gate_up, dn
 
     def _attention_backward(self, d_heads: Tensor, qkv: Tensor, attended: Tensor, state: AttentionState, batch: Packed, groups: int) -> Tensor:

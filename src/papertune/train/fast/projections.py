@@ -28,6 +28,7 @@ from torch import Tensor
 
 from papertune.kernels import ops
 from papertune.kernels.nf4 import NF4
+from papertune.kernels.ops import Mask
 
 
 class Joined(NamedTuple):
@@ -95,40 +96,39 @@ class Group:
             first = last
         return joined
 
-    def lower(self, joined: Joined, weights: Tensor, dropout: Dropout) -> None:
-        """Fills ``u`` from ``x``."""
-        if self._lora.ups:
-            joined.u.addmm_(self._dropped(joined.x, dropout), weights[self.outputs :, : self.inputs].T, beta=0, alpha=self._lora.scale)
+    def mask(self, dropout: Dropout) -> Mask | None:
+        """Of what the group's A's are given."""
+        return Mask(dropout.keys, self._salt, dropout.share) if dropout.share and self._lora.ups else None
 
-    def forward(self, joined: Joined, weights: Tensor, dropout: Dropout, out: Tensor) -> None:
-        """Fills ``out`` (T, N) with y, and ``u``."""
-        self.lower(joined, weights, dropout)
+    def lower(self, joined: Joined, fed: Tensor, weights: Tensor) -> None:
+        """Fills ``u``; ``fed`` is D(x)."""
+        if self._lora.ups:
+            joined.u.addmm_(fed, weights[self.outputs :, : self.inputs].T, beta=0, alpha=self._lora.scale)
+
+    def forward(self, joined: Joined, weights: Tensor, out: Tensor) -> None:
+        """Fills ``out`` (T, N) with y. ``lower`` has filled ``u``."""
         torch.mm(joined.both, weights[: self.outputs].T, out=out)
 
     def add(self, joined: Joined, weights: Tensor, out: Tensor) -> Tensor:
         """out (T, N) + y, over ``out``. ``lower`` has filled ``u``."""
         return out.addmm_(joined.both, weights[: self.outputs].T)
 
-    def backward(self, dy: Tensor, weights: Tensor, dropout: Dropout) -> Tensor:
+    def backward(self, dy: Tensor, weights: Tensor, mask: Mask | None) -> Tensor:
         """dx (T, K). The first N columns of ``dy`` (T, ≥ N + R) are the gradient in y; the next R become v, for ``gather``."""
         n, every = self.outputs, self.outputs + self.columns
         if self._lora.ups:
             dy[:, n:every].addmm_(dy[:, :n], weights[:n, self.inputs :], beta=0, alpha=self._lora.scale)
-        if not dropout.share:
+        if mask is None:
             return torch.mm(dy[:, :every], weights[:, : self.inputs])
         dx = torch.mm(dy[:, :n], weights[:n, : self.inputs])
-        if self._lora.ups:
-            ops.dropout_add_(dx, dy[:, n:every] @ weights[n:, : self.inputs], dropout.keys, self._salt, dropout.share, 1.0)
+        ops.lora_backward_(dy[:, n:every], weights[n:, : self.inputs], dx, mask)
         return dx
 
-    def gather(self, dy: Tensor, x: Tensor, u: Tensor, dropout: Dropout) -> None:
-        """Adds to the gradients of A and B. ``dy`` as ``backward`` left it."""
+    def gather(self, dy: Tensor, fed: Tensor, u: Tensor) -> None:
+        """Adds to the gradients of A and B. ``dy`` as ``backward`` left it, ``fed`` as in ``lower``."""
         lora = self._lora
         for up in lora.ups:
             ops.accumulate_(up.gradient, dy[:, up.rows].T, u[:, up.columns])
         if lora.ups:
             v = dy[:, self.outputs : self.outputs + len(lora.a)]
-            ops.accumulate_(lora.gradient, v.T, self._dropped(x, dropout))
-
-    def _dropped(self, x: Tensor, dropout: Dropout) -> Tensor:
-        return ops.dropout(x, dropout.keys, self._salt, dropout.share) if dropout.share else x
+            ops.accumulate_(lora.gradient, v.T, fed)
