@@ -36,7 +36,7 @@ _LIBRARIES = (
     ("torch", "training", "pip install -e .", True),
     ("transformers.models.mistral.modeling_mistral", "training", "pip uninstall torchvision; pip install -e .", True),
     ("peft", "training", "pip install -e .", True),
-    ("bitsandbytes", "4-bit training", "pip install -e .", True),
+    ("bitsandbytes", "4-bit training on a GPU", "pip install -e .", True),
     ("gguf", "export", "pip install -e .", True),
     ("numba", "export", "pip install -e .", True),
     ("triton", "the fast training engine", "pip install triton  (Linux with an NVIDIA GPU)", False),
