@@ -55,6 +55,8 @@ def _dequantize(
     # without SHUFFLE they are read from memory.
     row, t = tl.program_id(0), tl.arange(0, 32 * WARPS)
     if row < rows:
+        if JOIN:  # asked for early, since one load hangs on the other
+            b_row, b_column = tl.load(places + row * 2), tl.load(places + row * 2 + 1)
         lane = t & 31
         first = (tl.program_id(1) * WARPS + (t >> 5)) * 32
         block = row * across + first + lane
@@ -70,6 +72,11 @@ def _dequantize(
         place = (out + row.to(tl.int64) * stride + w * 8)[:, None] + j
         left = across * 8 - w
         word = tl.load(source, mask=left > 0, other=0)
+        if JOIN:
+            r = tl.arange(0, WIDTH)
+            once = (r < R) & (tl.program_id(1) == 0)
+            here = once & (b_row >= 0) & (r >= b_column) & (r < b_column + RANK)
+            beside = tl.load(b + b_row * RANK + r - b_column, mask=here, other=0.0)
         for i in tl.static_range(8):
             if i < 7:  # asked for before this one is worked on
                 following = tl.load(source + (i + 1) * 32, mask=left > (i + 1) * 32, other=0)
@@ -82,11 +89,6 @@ def _dequantize(
             if i < 7:
                 word = following
         if JOIN:
-            r = tl.arange(0, WIDTH)
-            once = (r < R) & (tl.program_id(1) == 0)
-            own, shift = tl.load(places + row * 2), tl.load(places + row * 2 + 1)
-            here = once & (own >= 0) & (r >= shift) & (r < shift + RANK)
-            beside = tl.load(b + own * RANK + r - shift, mask=here, other=0.0)
             tl.store(out + row.to(tl.int64) * stride + across * 64 + r, beside.to(out.dtype.element_ty), mask=once)
     else:
         c, i = tl.program_id(1) * (2048 * WARPS) + tl.arange(0, 2048 * WARPS), row - rows
