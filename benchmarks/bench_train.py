@@ -3,6 +3,8 @@
     python benchmarks/bench_train.py --work /scratch/train [--model tiny] [--steps 40] [--max-seq-len 512] [--engine auto] …
 
 First a dry run, then the training it spoke of, each in its own process; ``left`` is what the bar says after 20 steps, and what it was.
+With ``--multiprocessors 8`` both run on that part of the GPU (``bench_step.py``): a stand-in for a small card, which is what limits a laptop, not
+how quickly its processor launches kernels.
 Appends a row of JSON to ``benchmarks/results.jsonl`` with --record.
 """
 
@@ -23,8 +25,12 @@ HERE = Path(__file__).parent
 # The command with a limit on the GPU's memory; of training it prints what the bar said after 20 steps, and how long things took.
 CAPPED = """
 import json, sys, time
-cap, words = float(sys.argv[1]), sys.argv[2:]
+cap, multiprocessors, words = float(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
 import torch
+if multiprocessors:
+    from gpu_card import part_of_the_card
+    part = part_of_the_card(multiprocessors)
+    torch.cuda.set_stream(part[0])
 if cap and torch.cuda.is_available():
     torch.cuda.set_per_process_memory_fraction(cap * 2**30 / torch.cuda.get_device_properties(0).total_memory)
 from papertune import cli
@@ -59,6 +65,7 @@ def main() -> None:
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--only-estimate", action="store_true")
     parser.add_argument("--cap-gib", type=float, default=0.0, help="what the GPU's allocator may hold, if not all")
+    parser.add_argument("--multiprocessors", type=int, default=0, help="of the GPU that may be used, if not all")
     parser.add_argument("--record", action="store_true")
     options = parser.parse_args()
     data = options.work / "dataset"
@@ -66,7 +73,7 @@ def main() -> None:
     flags = [f"--{name}={getattr(options, name.replace('-', '_'))}" for name in ("model", "max-seq-len", "batch-size", "grad-accum", "engine")]
     files = [f"--train-file={data / 'train.jsonl'}", f"--val-file={data / 'val.jsonl'}", f"--output-dir={options.work / 'lora_output'}"]
     words = ["train", *flags, *files, f"--max-steps={options.steps}", "--save-steps=20"]
-    command = [sys.executable, "-c", CAPPED, str(options.cap_gib), *words]
+    command = [sys.executable, "-c", CAPPED, str(options.cap_gib), str(options.multiprocessors), *words]
     promised = dict(line.split(":", 1) for line in text_of([*command, "--dry-run"]).splitlines() if ":" in line)
     if options.only_estimate:
         print(json.dumps({"shape": " ".join(flags), **{key: value.strip() for key, value in promised.items()}}))
@@ -81,6 +88,7 @@ def main() -> None:
         "machine": promised["Device"].strip() if "CPU" not in promised["Device"] else f"{os.cpu_count()} cores",
         "shape": " ".join(flags),
         "cap_gib": options.cap_gib,
+        "multiprocessors": options.multiprocessors,
         "tokens_per_second": round(statistics.median(step["tokens_per_second"] for step in steps), 1),
         "promised_tokens_per_second": promised["Tokens a second"].strip(),
         "peak_gib": round(max(step["peak_memory"] for step in steps) / (1 << 30), 3),
@@ -105,7 +113,7 @@ def commit() -> str:
 
 def text_of(command: list[str]) -> str:
     """What the command prints; its progress goes to this terminal."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parent / "src"), os.environ.get("PYTHONPATH", "")])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parent / "src"), str(HERE), os.environ.get("PYTHONPATH", "")])}
     return subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 

@@ -68,7 +68,7 @@ class Card:
             yield
             return
         if card == "slice" and self._slice is None:
-            self._slice = _slice(SLICE)
+            self._slice = part_of_the_card(SLICE)
         stream = self._slice[0] if card == "slice" else torch.cuda.current_stream()
         torch.cuda.set_per_process_memory_fraction(self.cap * GIB / torch.cuda.get_device_properties(0).total_memory)
         stream.wait_stream(torch.cuda.current_stream())
@@ -138,7 +138,7 @@ class Card:
             print(f"   {ms:9.2f} ms  {name}", flush=True)
 
 
-def _slice(multiprocessors: int) -> tuple[Any, Any]:
+def part_of_the_card(multiprocessors: int) -> tuple[Any, Any]:
     """A stream that runs on so many multiprocessors, and its green context, which must stay alive."""
     import torch
     from cuda.bindings import driver

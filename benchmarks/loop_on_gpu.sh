@@ -29,7 +29,7 @@ if [ "$what" = one ]; then
     part checkpoint python benchmarks/bench_checkpoint.py --work "$work/checkpoint"
     part resume python benchmarks/bench_real_size.py --model "$model" --work "$work/resume" --cap-gib 7.2 --cap-gib-after 6.2 --steps 24 --kill-at 14
     part train python benchmarks/bench_train.py --model "$model" --work "$work/train" --steps 80
-    part train-7 python benchmarks/bench_train.py --model "$model" --work "$work/train-7" --steps 80 --cap-gib 7.2
+    part train-7 python benchmarks/bench_train.py --model "$model" --work "$work/train-7" --steps 40 --cap-gib 7.2 --multiprocessors 8
     data=(--model "$model" --train-file "$work/train/dataset/train.jsonl" --val-file "$work/train/dataset/val.jsonl")
     part benchmark python finetune/finetune.py "${data[@]}" --benchmark
     part smoke python finetune/finetune.py "${data[@]}" --output-dir "$work/smoke" --epochs 1 --max-seq-len 256
