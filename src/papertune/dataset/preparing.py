@@ -199,7 +199,7 @@ def _replay(config: PrepareConfig, train: Lines, samples: Partitions, validation
     """Adds general text to the training examples until it has its share of the tokens, or ``--max-samples`` is reached."""
     assert config.replay is not None
     papers = np.fromiter(validation, np.int64)
-    held_out = np.unique(np.concatenate([hashes[np.isin(owners, papers)] for hashes, owners in samples]))
+    held_out = np.unique(np.concatenate([np.zeros(0, np.uint64), *(hashes[np.isin(owners, papers)] for hashes, owners in samples)]))
     replay = Replay(config.replay, _shape(config), counter(tokenizer_folder(config.tokenizer)), config.seed, held_out)
     before, wanted = train.examples, train.tokens * config.replay_share / (1 - config.replay_share)
     tokens = 0
