@@ -18,15 +18,18 @@ from papertune.dataset.scratch import Scratch
 Keys = NDArray[np.uint64]
 Values = NDArray[np.int64]
 
-_BITS = 10  # of the number of partitions: enough for 2^28 pairs, the sampled shingles of 20 GB of text, before what is in memory grows
+_BITS = 10  # of the number of partitions: parts keep their size up to 2^28 pairs, the sampled shingles of 20 GB of text
 _AT_ONCE = 1 << 18  # pairs in memory: 4 MB, and a few times that while they are sorted
 _ODD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio, which spreads evenly spaced keys too (Knuth, volume 3, 6.4)
 _PAIR = 16  # bytes
 
 
 class Partitions:
-    """Pairs of a key and a value in ``scratch``. Iterating gives all of them, keys and values in two arrays, many times over: each time the pairs of
-    some keys, all that there are, in ascending order of the keys; which keys come first is not said, nor the order of the values of a key."""
+    """Pairs of a key and a value in ``scratch``.
+
+    Iterating gives them a part at a time, keys and values in two arrays. A part has all pairs of its keys, in ascending order of the keys. Which
+    keys are in it, and how the values of a key are ordered, is not said. More pairs may be added afterwards, and all of them gone through again.
+    """
 
     def __init__(self, scratch: Scratch) -> None:
         self.scratch = scratch
