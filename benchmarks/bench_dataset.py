@@ -42,9 +42,11 @@ from results import record
 from papertune.config import PrepareConfig
 from papertune.dataset.duplicates import DUPLICATE, RELATED, kinship
 from papertune.dataset.fingerprints import Hashes, letters, sample, shingles
+from papertune.dataset.partitions import Partitions
 from papertune.dataset.preparing import tokenizer_folder
 from papertune.dataset.read import Block
 from papertune.dataset.references import reference_blocks
+from papertune.dataset.scratch import Scratch
 from papertune.dataset.sentences import sentence_ends
 from papertune.dataset.stage import run
 from papertune.manifest import read_manifest
@@ -275,7 +277,11 @@ def duplicates() -> dict[str, Any]:
         )
     reduced = [letters(text) for text in texts]
     full = [np.unique(shingles(text)) for text in reduced]
-    found = kinship([sample(text) for text in reduced], [len(text) for text in reduced], lambda k: full[k])
+    with tempfile.TemporaryDirectory() as folder, Scratch(Path(folder)) as disk:
+        samples = Partitions(disk)
+        for number, text in enumerate(reduced):
+            samples.add(sample(text), number)
+        found = kinship(samples, {number: len(text) for number, text in enumerate(reduced)}, lambda k: full[k])
     both, sizes = _intersections(full)
     jaccard, contained = both / (sizes[:, None] + sizes - both), both / np.minimum(sizes[:, None], sizes)
     copies = {copy.paper: copy for copy in found.copies}

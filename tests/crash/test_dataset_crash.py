@@ -78,6 +78,7 @@ def kill_and_go_on(tmp_path: Path, papers: Path, whole: dict[str, bytes], kills:
         time.sleep(draw.uniform(0, length))
         child.kill()
         child.communicate()
+        assert not list(out.glob("scratch-*"))
         if k % 3 == 0:
             start(tmp_path / "child.py", papers, out, 2).communicate()
         prepare(papers, out)

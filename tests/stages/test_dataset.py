@@ -401,6 +401,15 @@ def test_replayed_text_from_a_validation_paper_is_left_out(papers: Path, dataset
     assert any(isinstance(e, Notice) and f"{len(leak)} passages" in e.text for e in said)
 
 
+def test_papers_too_short_to_be_compared_hinder_no_replay(tmp_path: Path) -> None:
+    folder = tmp_path / "text"
+    folder.mkdir()
+    for k, colour in enumerate(("red", "blue")):
+        (folder / f"{k}.txt").write_text(f"# On {colour}\n\nA sky that is {colour} is seen at dusk.")
+    report = prepare(folder, tmp_path, replay=general_file(tmp_path, GENERAL))
+    assert report.states == {"ok": 2}
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"), [("g.jsonl", b'{"words": "x"}\n', "byte 0"), ("g.txt", b"", "no text"), ("absent.txt", None, "read")]
 )

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import random
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from papertune.dataset.duplicates import Kinship, kinship, repeated_paragraphs
-from papertune.dataset.fingerprints import SHINGLE, letters, sample, shingles
+from papertune.dataset.fingerprints import SHINGLE, letters, paragraph_hash, sample, shingles
+from papertune.dataset.partitions import Partitions
+from papertune.dataset.scratch import Scratch
 from tests.papers import invented
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz"
@@ -16,7 +20,11 @@ ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 
 def compare(*texts: str) -> Kinship:
     reduced = [letters(text) for text in texts]
-    return kinship([sample(text) for text in reduced], [len(text) for text in reduced], lambda k: np.unique(shingles(reduced[k])))
+    with tempfile.TemporaryDirectory() as folder, Scratch(Path(folder)) as scratch:
+        samples = Partitions(scratch)
+        for number, text in enumerate(reduced):
+            samples.add(sample(text), number)
+        return kinship(samples, {number: len(text) for number, text in enumerate(reduced)}, lambda k: np.unique(shingles(reduced[k])))
 
 
 def misread(text: str, share: float, draw: random.Random) -> str:
@@ -54,13 +62,13 @@ def test_a_damaged_copy_is_dropped_for_the_longer_paper(papers: list[str], damag
 def test_unrelated_papers_are_neither_copies_nor_related(papers: list[str]) -> None:
     found = compare(*papers)
     assert found.copies == []
-    assert found.group == list(range(60))
+    assert found.group == {k: k for k in range(60)}
 
 
 def test_papers_with_a_common_part_are_related_and_both_kept(papers: list[str]) -> None:
     found = compare(papers[0], papers[1], papers[2] + papers[0][: len(papers[0]) // 4])
     assert found.copies == []
-    assert found.group == [0, 1, 0]
+    assert found.group == {0: 0, 1: 1, 2: 0}
 
 
 def test_of_many_copies_one_is_kept(papers: list[str]) -> None:
@@ -75,17 +83,32 @@ def test_texts_too_short_for_a_shingle_are_nobodys_copy() -> None:
     assert len(shingles(b"a" * SHINGLE)) == 1
 
 
-def test_repeated_paragraphs_stay_once_and_boilerplate_never() -> None:
-    sizes = {1: 90, 2: 900, 3: 900}  # a licence, a method, a paper's own
-    papers = [[1, 2], [3, 2, 1, 1], [1, 2]]
-    drops = repeated_paragraphs([np.array(p, np.uint64) for p in papers], [np.array([sizes[h] for h in p], np.uint32) for p in papers])
-    assert drops == [{1: "boilerplate"}, {2: "repeated", 1: "boilerplate"}, {1: "boilerplate", 2: "repeated"}]
+def test_repeated_paragraphs_stay_once_and_boilerplate_never(tmp_path: Path) -> None:
+    licence, method, own = (paragraph_hash(text) for text in (b"licence" * 9, b"method" * 90, b"own" * 300))
+    papers = {7: [licence, method], 2: [method, licence], 3: [own, method, licence, licence], 5: [method]}
+    with Scratch(tmp_path) as scratch:
+        paragraphs = Partitions(scratch)
+        for number, hashes in papers.items():
+            paragraphs.add(np.array(hashes, np.uint64), number)
+        drops = repeated_paragraphs(paragraphs, [2, 3, 7])
+    assert drops == {2: {licence: "boilerplate"}, 3: {method: "repeated", licence: "boilerplate"}, 7: {licence: "boilerplate", method: "repeated"}}
+
+
+def test_papers_that_do_not_count_change_nothing(papers: list[str], tmp_path: Path) -> None:
+    texts = [letters(text) for text in (papers[0], papers[0], papers[0][: len(papers[0]) // 2])]
+    with Scratch(tmp_path) as scratch:
+        samples = Partitions(scratch)
+        for number in (2, 0, 1):
+            samples.add(sample(texts[number]), number)
+        found = kinship(samples, {1: len(texts[1]), 2: len(texts[2])}, lambda k: np.unique(shingles(texts[k])))
+    assert [(c.paper, c.kept) for c in found.copies] == [(2, 1)]
+    assert found.group == {1: 1, 2: 1}
 
 
 def test_pairs_are_the_same_however_many_shingles_are_looked_at_together(monkeypatch: pytest.MonkeyPatch) -> None:
     papers = invented(count=30, seed=4)
     texts = [*papers, *(misread(text, 0.01, random.Random(1)) for text in papers[:5]), *(text[: len(text) // 3] for text in papers[5:10])]
     whole = compare(*texts)
-    monkeypatch.setattr("papertune.dataset.duplicates._AT_ONCE", 50)
+    monkeypatch.setattr("papertune.dataset.partitions._AT_ONCE", 50)
     assert compare(*texts) == whole
     assert len(whole.copies) == 10

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from papertune.dataset.duplicates import Copy, kinship, repeated_paragraphs
 from papertune.dataset.fingerprints import Hashes
+from papertune.dataset.partitions import Partitions
 from papertune.dataset.split import rank
 from papertune.dataset.writing import Entry
 
@@ -24,8 +25,11 @@ class Choice:
     copies: list[Copy] = field(default_factory=list)
 
 
-def choose(entries: Sequence[Entry], shingles_of: Callable[[int], Hashes], seed: int) -> Choice:
-    """The decisions over papers in the order of the corpus, whose numbers are their places in it."""
+def choose(entries: Sequence[Entry], samples: Partitions, paragraphs: Partitions, shingles_of: Callable[[int], Hashes], seed: int) -> Choice:
+    """The decisions over papers in the order of the corpus, whose numbers are their places in it.
+
+    ``samples`` and ``paragraphs`` are sampled shingles and hashes of paragraphs, each with the number of a paper that has it.
+    """
     choice = Choice(_main_language(entries))
     for k, entry in enumerate(entries):
         if not len(entry):
@@ -33,17 +37,15 @@ def choose(entries: Sequence[Entry], shingles_of: Callable[[int], Hashes], seed:
         elif entry.language and entry.language != choice.language:
             choice.left_out[k] = "language"
     numbers = [k for k in range(len(entries)) if k not in choice.left_out]
-    kin = kinship([entries[k].sample for k in numbers], [entries[k].size for k in numbers], lambda i: shingles_of(numbers[i]))
-    choice.copies = [Copy(numbers[c.paper], numbers[c.kept], c.shared, c.jaccard) for c in kin.copies]
-    choice.left_out |= {copy.paper: "duplicate" for copy in choice.copies}
+    kin = kinship(samples, {k: entries[k].size for k in numbers}, shingles_of)
+    choice.copies = kin.copies
+    choice.left_out |= {copy.paper: "duplicate" for copy in kin.copies}
     members: dict[int, list[str]] = {}
-    for k, group in zip(numbers, kin.group, strict=True):
+    for k, group in kin.group.items():
         members.setdefault(group, []).append(entries[k].name)
     names = {group: min(of, key=lambda name: rank(name, seed)) for group, of in members.items()}
-    choice.group = {k: names[group] for k, group in zip(numbers, kin.group, strict=True)}
-    kept = [k for k in numbers if k not in choice.left_out]
-    drops = repeated_paragraphs([entries[k].paragraphs for k in kept], [entries[k].letters for k in kept])
-    choice.drops = {k: drop for k, drop in zip(kept, drops, strict=True) if drop}
+    choice.group = {k: names[group] for k, group in kin.group.items()}
+    choice.drops = repeated_paragraphs(paragraphs, [k for k in numbers if k not in choice.left_out])
     return choice
 
 

@@ -18,6 +18,7 @@ Hashes = NDArray[np.uint64]
 SHINGLE = 16  # letters
 SAMPLED = 64  # one shingle in so many is in a sample
 SMALLEST = (1 << 64) // SAMPLED  # hashes below it are
+SHORT = 400  # letters of a paragraph
 
 _LOWER = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ", b"abcdefghijklmnopqrstuvwxyz")
 _OTHER = bytes(c for c in range(128) if not chr(c).isalnum())
@@ -51,5 +52,10 @@ def sample(text: bytes) -> Hashes:
 
 
 def paragraph_hash(text: bytes) -> int:
-    """One hash for a paragraph's ``letters``."""
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+    """One hash for a paragraph's ``letters``; odd for a short one."""
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") & ~1 | (len(text) <= SHORT)
+
+
+def is_short(paragraph: int) -> bool:
+    """Whether the paragraph with this hash has at most ``SHORT`` letters."""
+    return paragraph & 1 == 1

@@ -10,7 +10,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from papertune.dataset.examples import examples_of
 from papertune.dataset.filters import sift
@@ -39,10 +38,10 @@ class Batch:
 
 @dataclass(slots=True)
 class Made:
-    """One paper's examples as lines, their lengths in bytes and their tokens; and what the paper is compared by.
+    """One paper's examples as lines, with the tokens of each; and what the paper is compared by.
 
-    ``size`` is the number of its letters, ``paragraphs`` and ``letters`` are the hash and the number of letters of each, ``dropped`` and
-    ``characters`` count the paragraphs left out and their characters by reason.
+    ``size`` is the number of its letters, ``paragraphs`` are their hashes, ``dropped`` and ``characters`` count the paragraphs left out and
+    their characters by reason.
     """
 
     name: str
@@ -51,11 +50,9 @@ class Made:
     language: str
     size: int
     lines: bytes
-    lengths: array[int]
     tokens: array[int]
     sample: Hashes
     paragraphs: Hashes
-    letters: NDArray[np.uint32]
     dropped: Counter[str] = field(default_factory=Counter)
     characters: Counter[str] = field(default_factory=Counter)
 
@@ -85,19 +82,16 @@ def _make(path: Path, batch: Batch, drop: Mapping[int, str]) -> Made:
             blocks.append(block)
     pairs = list(examples_of(paper, blocks, batch.shape, counter(batch.tokenizer)))
     whole = b"".join(texts)
-    lines = [line_of(example) for example, _ in pairs]
     return Made(
         name=paper.name,
         source=paper.source,
         sha256=paper.sha256,
         language=sifted.language,
         size=len(whole),
-        lines=b"".join(lines),
-        lengths=array("L", map(len, lines)),
-        tokens=array("L", (tokens for _, tokens in pairs)),
+        lines=b"".join(line_of(example) for example, _ in pairs),
+        tokens=array("I", (tokens for _, tokens in pairs)),
         sample=sample(whole),
         paragraphs=np.array([h for h in hashes if h], np.uint64),
-        letters=np.array([len(text) for h, text in zip(hashes, texts, strict=True) if h], np.uint32),
         dropped=sifted.dropped,
         characters=sifted.characters,
     )

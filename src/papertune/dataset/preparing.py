@@ -20,13 +20,14 @@ from papertune.base import open_base
 from papertune.config import PrepareConfig
 from papertune.dataset.choosing import Choice, choose
 from papertune.dataset.filters import REASONS
-from papertune.dataset.fingerprints import Hashes
-from papertune.dataset.making import Batch, counter, line_of, make, shingles_of
+from papertune.dataset.making import Batch, Made, counter, line_of, make, shingles_of
 from papertune.dataset.mix import Mix
 from papertune.dataset.openings import Shape
 from papertune.dataset.outputs import CARD, CODE_VERSION, LEFT_OUT, MANIFEST, PAGE, TRAIN, VAL
+from papertune.dataset.partitions import Partitions
 from papertune.dataset.replay import Replay
 from papertune.dataset.report import Contents, card, page
+from papertune.dataset.scratch import Scratch
 from papertune.dataset.split import sample, validation_groups
 from papertune.dataset.spread import spread
 from papertune.dataset.writing import Entry, Lines, Spool
@@ -53,9 +54,13 @@ def prepare(config: PrepareConfig, files: list[Path], key: str, settings: dict[s
             )
         )
     header = {"step": "prepare", "code": CODE_VERSION, "settings": settings, "extraction": _extraction(config.input_dir)}
-    with Manifest(config.output_dir / MANIFEST, header, resume=False) as manifest, Spool(config.output_dir) as spool:
-        _make_all(config, files, spool, on_event)
-        choice = choose(spool.papers(), lambda k: shingles_of(files[k], config.input_dir), config.seed)
+    with Manifest(config.output_dir / MANIFEST, header, resume=False) as manifest, Scratch(config.output_dir) as scratch:
+        spool, samples, paragraphs = Spool(scratch), Partitions(scratch), Partitions(scratch)
+        for number, made in _make_all(config, files, on_event):
+            spool.add(number, made)
+            samples.add(made.sample, number)
+            paragraphs.add(made.paragraphs, number)
+        choice = choose(spool.papers(), samples, paragraphs, lambda k: shingles_of(files[k], config.input_dir), config.seed)
         _make_again(config, files, spool, choice.drops)
         entries = spool.papers()
         kept = [k for k in range(len(entries)) if k not in choice.left_out and len(entries[k])]
@@ -64,7 +69,7 @@ def prepare(config: PrepareConfig, files: list[Path], key: str, settings: dict[s
             train, val = Lines(train_file), Lines(val_file)
             spool.copy(_capped([entries[k] for k in kept if k not in validation], config), train)
             spool.copy(((entries[k], list(range(len(entries[k])))) for k in kept if k in validation), val)
-            replay = _replay(config, train, [entries[k].sample for k in sorted(validation)], on_event) if config.replay else None
+            replay = _replay(config, train, samples, validation, on_event) if config.replay else None
         copies = {copy.paper: (entries[copy.kept].name, copy.shared, copy.jaccard) for copy in choice.copies}
         states = {k: choice.left_out.get(k) or ("val" if k in validation else "train" if len(e) else "empty") for k, e in enumerate(entries)}
         whole = {
@@ -80,7 +85,7 @@ def prepare(config: PrepareConfig, files: list[Path], key: str, settings: dict[s
             copies=[(entries[k].name, *copy) for k, copy in copies.items()],
             whole=whole,
             settings=settings,
-            lengths=train.tokens,
+            lengths=train.lengths,
             samples=_samples(spool, [entries[k] for k in kept]),
         )
         write_text(config.output_dir / CARD, card(contents))
@@ -109,15 +114,15 @@ def _samples(spool: Spool, entries: list[Entry]) -> list[Example]:
     return [Example.from_dict(json.loads(of[(k + 1) * len(of) // (len(lines) + 1)]), entry.name) for k, (entry, of) in enumerate(lines)]
 
 
-def _make_all(config: PrepareConfig, files: list[Path], spool: Spool, on_event: OnEvent) -> None:
-    """Every paper into the spool."""
+def _make_all(config: PrepareConfig, files: list[Path], on_event: OnEvent) -> Iterator[tuple[int, Made]]:
+    """Every paper with its number, as they are done."""
     total = sum(path.stat().st_size for path in files)
     workers = (config.workers or cores()) if total > _SMALL else 1
     on_event(Started("Preparing", len(files), "papers"))
     done = 0
     for batch, papers in spread(make, list(_batches(files, config)), workers):
         for number, made in zip(batch.numbers, papers, strict=True):
-            spool.add(number, made)
+            yield number, made
             done += 1
             on_event(Unit(done, made.name))
 
@@ -190,23 +195,25 @@ def _capped(entries: list[Entry], config: PrepareConfig) -> Iterator[tuple[Entry
         base += len(entry)
 
 
-def _replay(config: PrepareConfig, train: Lines, held_out: list[Hashes], on_event: OnEvent) -> dict[str, Any]:
+def _replay(config: PrepareConfig, train: Lines, samples: Partitions, validation: set[int], on_event: OnEvent) -> dict[str, Any]:
     """Adds general text to the training examples until it has its share of the tokens, or ``--max-samples`` is reached."""
     assert config.replay is not None
-    replay = Replay(config.replay, _shape(config), counter(tokenizer_folder(config.tokenizer)), config.seed, np.unique(np.concatenate(held_out)))
-    papers, wanted = len(train.tokens), sum(train.tokens) * config.replay_share / (1 - config.replay_share)
+    papers = np.fromiter(validation, np.int64)
+    held_out = np.unique(np.concatenate([np.zeros(0, np.uint64), *(hashes[np.isin(owners, papers)] for hashes, owners in samples)]))
+    replay = Replay(config.replay, _shape(config), counter(tokenizer_folder(config.tokenizer)), config.seed, held_out)
+    before, wanted = train.examples, train.tokens * config.replay_share / (1 - config.replay_share)
     tokens = 0
     for example, cost in replay.examples():
-        if tokens + cost > wanted or len(train.tokens) == config.max_samples:
+        if tokens + cost > wanted or train.examples == config.max_samples:
             break
         train.add(line_of(example), [cost])
         tokens += cost
     else:
-        share = tokens / sum(train.tokens)
+        share = tokens / train.tokens
         on_event(Notice(f"{config.replay} has text for {share:.1%} of the training tokens only; all of it is used.", "warning"))
     if replay.left_out:
         on_event(Notice(f"{replay.left_out:,} passages of {config.replay} stand in the validation papers and were left out.", "warning"))
-    return {"source": config.replay.name, "sha256": replay.sha256, "examples": len(train.tokens) - papers, "tokens": tokens}
+    return {"source": config.replay.name, "sha256": replay.sha256, "examples": train.examples - before, "tokens": tokens}
 
 
 def _extraction(folder: Path) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -18,14 +18,14 @@ class Contents:
     """What the two pages tell.
 
     ``papers``: (name, source, state, chunks) of each. ``copies``: (name, name of the one kept, shared part, Jaccard). ``whole``: the last item of the
-    manifest. ``lengths``: tokens of each training example. ``samples``: some examples.
+    manifest. ``lengths``: how many training examples have each number of tokens. ``samples``: some examples.
     """
 
     papers: Sequence[tuple[str, str, str, int]]
     copies: Sequence[tuple[str, str, float, float]]
     whole: dict[str, Any]
     settings: dict[str, Any]
-    lengths: Sequence[int]
+    lengths: Mapping[int, int]
     samples: Sequence[Example]
 
     def totals(self) -> list[tuple[str, str]]:
@@ -110,10 +110,10 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return f"<table>{head}\n{body}</table>"
 
 
-def _histogram(lengths: Sequence[int], most: int) -> str:
+def _histogram(lengths: Mapping[int, int], most: int) -> str:
     counts = [0] * _BARS
-    for length in lengths:
-        counts[min(_BARS - 1, length * _BARS // (most + 1))] += 1
+    for length, count in lengths.items():
+        counts[min(_BARS - 1, length * _BARS // (most + 1))] += count
     highest = max(counts)
     bars = "".join(
         f'<rect x="{k * 30}" y="{160 - 150 * count / highest:.1f}" width="28" height="{150 * count / highest:.1f}" fill="#47a">'

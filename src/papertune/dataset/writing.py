@@ -3,48 +3,44 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from array import array
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from papertune.dataset.fingerprints import Hashes
 from papertune.dataset.making import Made
 from papertune.dataset.outputs import LENGTH_STEP
-from papertune.errors import from_os_error
+from papertune.dataset.scratch import Scratch
 
 
 class Lines:
-    """A file of examples being written to ``out``: its sum, its bytes, and the tokens of each line."""
+    """A file of examples being written to ``out``: its sum and bytes, its examples and their tokens, and how many examples have how many tokens."""
 
     def __init__(self, out: IO[bytes]) -> None:
         self._out, self._digest, self._size = out, hashlib.sha256(), 0
-        self.tokens = array("L")
+        self.examples = self.tokens = 0
+        self.lengths: Counter[int] = Counter()
 
-    def add(self, lines: bytes, tokens: Iterable[int]) -> None:
+    def add(self, lines: bytes, tokens: Sequence[int]) -> None:
         self._out.write(lines)
         self._digest.update(lines)
         self._size += len(lines)
-        self.tokens.extend(tokens)
+        self.examples += len(tokens)
+        self.tokens += sum(tokens)
+        self.lengths.update(tokens)
 
     def figures(self) -> dict[str, Any]:
-        lengths = [0] * (max(self.tokens, default=-1) // LENGTH_STEP + 1)
-        for count in self.tokens:
-            lengths[count // LENGTH_STEP] += 1
-        whole = {"examples": len(self.tokens), "tokens": sum(self.tokens), "lengths": lengths}
+        lengths = [0] * (max(self.lengths, default=-1) // LENGTH_STEP + 1)
+        for length, count in self.lengths.items():
+            lengths[length // LENGTH_STEP] += count
+        whole = {"examples": self.examples, "tokens": self.tokens, "lengths": lengths}
         return {"sha256": self._digest.hexdigest(), "bytes": self._size, **whole}
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A paper in the spool: what ``Made`` says of it, and where its lines begin, how long each is and how many tokens it has."""
+    """A paper in the spool: what ``Made`` says of it, where its lines stand and how many bytes they are. Its length is the number of examples."""
 
     name: str
     source: str
@@ -52,43 +48,28 @@ class Entry:
     language: str
     size: int
     at: int
-    lengths: array[int]
-    tokens: array[int]
-    sample: Hashes
-    paragraphs: Hashes
-    letters: NDArray[np.uint32]
+    bytes: int
+    examples: int
     dropped: Counter[str]
     characters: Counter[str]
 
     def __len__(self) -> int:
-        """How many examples it has."""
-        return len(self.lengths)
+        return self.examples
 
 
 class Spool:
-    """Lines on disk in a nameless file of ``folder``, which the system removes however the process ends. A context manager."""
+    """The papers' lines on disk, each paper's followed by the tokens of each line; in memory is only where they stand."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        try:
-            self._file = tempfile.TemporaryFile(dir=folder, prefix="spool-")  # noqa: SIM115 - closed by __exit__
-        except OSError as error:
-            raise from_os_error(error, folder) from error
-        self._end = 0
+    def __init__(self, scratch: Scratch) -> None:
+        self._scratch = scratch
         self._entries: dict[int, Entry] = {}
 
     def add(self, number: int, made: Made) -> None:
         """Takes in the paper with this number in the order of the corpus, in place of what was there. Raises DiskFull or CannotWrite."""
+        at = self._scratch.append(made.lines + made.tokens.tobytes())
         self._entries[number] = Entry(
-            made.name, made.source, made.sha256, made.language, made.size, self._end, made.lengths, made.tokens,
-            made.sample, made.paragraphs, made.letters, made.dropped, made.characters,
-        )  # fmt: skip
-        try:
-            self._file.seek(self._end)
-            self._file.write(made.lines)
-        except OSError as error:
-            raise from_os_error(error, self._folder) from error
-        self._end += len(made.lines)
+            made.name, made.source, made.sha256, made.language, made.size, at, len(made.lines), len(made.tokens), made.dropped, made.characters
+        )
 
     def papers(self) -> list[Entry]:
         """The entries in the order of the corpus."""
@@ -96,20 +77,18 @@ class Spool:
 
     def lines(self, entry: Entry) -> bytes:
         """All lines of a paper, each with its end."""
-        self._file.seek(entry.at)
-        return self._file.read(sum(entry.lengths))
+        return self._scratch.read(entry.at, entry.bytes)
 
     def copy(self, chosen: Iterable[tuple[Entry, list[int]]], out: Lines) -> None:
         """Adds the lines of these entries that have these places."""
         for entry, places in chosen:
-            picked = self.lines(entry)
+            picked, tokens = self.lines(entry), self._tokens(entry)
             if len(places) < len(entry):
                 lines = picked.splitlines(keepends=True)
-                picked = b"".join(lines[k] for k in places)
-            out.add(picked, (entry.tokens[k] for k in places))
+                picked, tokens = b"".join(lines[k] for k in places), [tokens[k] for k in places]
+            out.add(picked, tokens)
 
-    def __enter__(self) -> Spool:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._file.close()
+    def _tokens(self, entry: Entry) -> Sequence[int]:
+        tokens = array("I")
+        tokens.frombytes(self._scratch.read(entry.at + entry.bytes, tokens.itemsize * len(entry)))
+        return tokens
