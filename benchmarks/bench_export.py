@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import importlib.util
 import json
 import os
 import resource
@@ -31,6 +30,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +86,20 @@ def worker(args: argparse.Namespace) -> None:
     from papertune.config import ExportConfig
     from papertune.export.stage import run
 
-    row = measured(lambda: run(ExportConfig(lora_path=args.adapter, gguf_path=args.out, quant=args.quant, verify=args.verify)))
+    texts = validation_texts(args.out.with_name(args.out.stem + "-val.jsonl"))
+    config = ExportConfig(lora_path=args.adapter, gguf_path=args.out, quant=args.quant, verify=args.verify, val_file=texts)
+    row = measured(lambda: run(config))
     report = row.pop("value")
     row |= {"base": Path(args.base).name, "quant": args.quant, "verify": args.verify, "gguf_bytes": args.out.stat().st_size}
     row |= {name: figure for name, figure in report.summary if name != "GGUF"}
     print(json.dumps(row))
+
+
+def validation_texts(path: Path) -> Path:
+    """A validation file of four pieces of papertune's general text, so that verification compares four texts of 96 tokens, as with a user's own."""
+    text = (resources.files("papertune.evaluate") / "general.txt").read_text(encoding="utf-8")
+    path.write_text("".join(json.dumps({"text": text[i : i + 1000]}) + "\n" for i in range(0, 4000, 1000)))
+    return path
 
 
 def usual(args: argparse.Namespace) -> None:
@@ -209,7 +219,7 @@ def least_seconds(work: Callable[[], Any], rounds: int = 5) -> float:
 
 def ggml_quantizer() -> Callable[..., None]:
     """ggml's own ``ggml_quantize_chunk`` out of xllamacpp."""
-    spec = importlib.util.find_spec("xllamacpp")
+    spec = find_spec("xllamacpp")
     assert spec is not None
     assert spec.submodule_search_locations
     library = ctypes.CDLL(str(next(Path(spec.submodule_search_locations[0]).glob("xllamacpp*.so"))))
