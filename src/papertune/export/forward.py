@@ -51,21 +51,27 @@ def run_model(
         weight = torch.from_numpy(source.vector(name)).to(device)
         return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight
 
+    def attention(at: str, x: torch.Tensor) -> torch.Tensor:
+        n = norm(f"{at}.input_layernorm.weight", x)
+        q, k, v = (torch.split(times(f"{at}.self_attn.{p}_proj.weight", n), lengths) for p in "qkv")
+        del n
+        mixed = torch.cat([_attend(a, b, c, cos, sin, shape) for a, b, c in zip(q, k, v, strict=True)])
+        del q, k, v
+        return times(f"{at}.self_attn.o_proj.weight", mixed)
+
+    def mlp(at: str, x: torch.Tensor) -> torch.Tensor:
+        m = norm(f"{at}.post_attention_layernorm.weight", x)
+        gate, up, down = (f"{at}.mlp.{p}_proj.weight" for p in ("gate", "up", "down"))
+        return times(down, functional.silu(times(gate, m), inplace=True).mul_(times(up, m)))
+
     with torch.inference_mode(), ThreadPoolExecutor(cores()) as pool:
         flat = np.concatenate([np.asarray(text, np.int64) for text in texts])
         x = torch.from_numpy(_embed(source, flat)).to(device)
         for layer in range(layers):
             at = f"model.layers.{layer}"
-            n = norm(f"{at}.input_layernorm.weight", x)
-            q, k, v = (times(f"{at}.self_attn.{p}_proj.weight", n) for p in "qkv")
-            each = zip(*(torch.split(t, lengths) for t in (q, k, v)), strict=True)
-            mixed = [_attend(a, b, c, cos, sin, shape) for a, b, c in each]
-            x = x + times(f"{at}.self_attn.o_proj.weight", torch.cat(mixed))
-            gate, up, down = (f"{at}.mlp.{p}_proj.weight" for p in ("gate", "up", "down"))
+            x += attention(at, x)
             for piece in torch.split(x, TOKENS):
-                m = norm(f"{at}.post_attention_layernorm.weight", piece)
-                gated = functional.silu(times(gate, m), inplace=True).mul_(times(up, m))
-                piece += times(down, gated)
+                piece += mlp(at, piece)
         if not logits:
             return []
         x = norm("model.norm.weight", x)
