@@ -16,6 +16,7 @@ import papertune
 from papertune.base import open_base
 from papertune.config import ExportConfig
 from papertune.errors import BadAdapter, BadExport, BadGguf
+from papertune.events import Event, Notice
 from papertune.export.check import available, load_gguf
 from papertune.export.gguf import read_head
 from papertune.export.stage import run
@@ -118,3 +119,14 @@ def _anonymous(repack: bool) -> int:
     environment = {**os.environ, "PYTHONPATH": str(Path(papertune.__file__).parents[1])}
     told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     return int(told.stdout) * mmap.PAGESIZE
+
+
+@needs_llama
+def test_a_version_of_llama_cpp_with_other_settings_verifies_nothing_and_says_so(
+    config: Callable[..., ExportConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("papertune.llama._EXTRA_BUFFERS", 0)
+    events: list[Event] = []
+    run(config(verify=True), on_event=events.append)
+    assert any(isinstance(event, Notice) and "not verified: This version of xllamacpp" in event.text for event in events)
+    assert Path("scientific-mistral.gguf").exists()
