@@ -146,7 +146,7 @@ class Gguf:
             rows = self._logits(int(asked.sum()))
             predicting = np.flatnonzero(asked) + first
             useful = (predicting >= start - 1) & (predicting + 1 < len(tokens))
-            parts.append(_cross_entropy(rows[useful], tokens[predicting[useful] + 1]))
+            parts.append(cross_entropy(rows[useful], tokens[predicting[useful] + 1]))
         return np.concatenate(parts)
 
     def write(self, prompt: str, sampling: Sampling, most: int) -> Generator[str, None, bool]:
@@ -203,7 +203,7 @@ class Gguf:
         return buffer.raw[: max(0, size)]
 
 
-def _cross_entropy(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+def cross_entropy(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """logits: tokens × vocabulary, float32; targets: tokens → nats, float64."""
     losses = np.empty(len(targets))
     for i in range(0, len(targets), _ROWS):

@@ -46,13 +46,13 @@ def check(source: TensorSource, jobs: list[Job], gguf: Path, size: int, *, verif
 
 def memory_needed(source: TensorSource, jobs: list[Job], threads: int, *, weighing: int, verify: bool) -> int:
     """Bytes that an export takes at its peak, somewhat more than was measured (docs/experiments.md): the program, the adapter, and the larger of
-    the slabs at work and the model run on its texts, whose logits verification has twice. What llama.cpp maps of the file is not counted: few of
+    the slabs at work and the model run on its texts, and their logits for verification. What llama.cpp maps of the file is not counted: few of
     its pages are there at once (``pages``), and where they all are, the system takes them back."""
     hidden, inner = source.base.config["hidden_size"], source.base.config["intermediate_size"]
     slabs = threads * (16 + 2 * AHEAD) * largest_slab(jobs) + (16 * hidden * inner if source.nf4 else 0)
     verified = VERIFIED * LENGTH if verify else 0
     tokens = max(weighing, verified)
-    run = _TORCH + 12 * BLOCK + 28 * tokens * hidden + 8 * min(tokens, TOKENS) * inner + 8 * verified * source.base.config["vocab_size"]
+    run = _TORCH + 12 * BLOCK + 28 * tokens * hidden + 8 * min(tokens, TOKENS) * inner + 4 * verified * source.base.config["vocab_size"]
     return _PROGRAM + source.adapter_bytes + max(slabs, run if tokens else 0)
 
 
