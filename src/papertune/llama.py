@@ -54,6 +54,7 @@ _LOG = ctypes.CFUNCTYPE(None, c_int32, c_char_p, c_void_p)
 _silent = _LOG(lambda _level, _text, _data: None)  # llama.cpp logs to standard error, and a step prints nothing
 _SIGNATURES: dict[str, tuple[Any, ...]] = {  # name → result, arguments
     "llama_backend_init": (None,),
+    "llama_supports_gpu_offload": (c_bool,),
     "llama_log_set": (None, _LOG, c_void_p),
     "llama_model_default_params": (_Params,),
     "llama_context_default_params": (_Params,),

@@ -35,8 +35,9 @@ class LoadedGguf(Gguf):
     def __init__(self, path: Path, context: int, threads: int) -> None:
         head = read_head(path)  # llama.cpp itself may abort on a damaged file
         self._pages = FewPages(path, head.data_start, head.file_size)
-        self._pages.start()
         try:
+            if not _library().llama_supports_gpu_offload():  # tensors that move to a GPU are unmapped
+                self._pages.start()
             super().__init__(path, context=context, threads=threads, repack=False)
         except BaseException:
             self._pages.stop()

@@ -24,7 +24,7 @@ class FewPages:
     """From ``start`` to ``stop`` few pages of the bytes ``begin`` to ``end`` of this file are resident.
 
     What is let go must be a read-only shared mapping all the while: of that madvise(2) loses nothing, while memory that took its place would lose
-    what it holds. So stop before the file is unmapped, and leave out what llama.cpp unmaps on its own, which is all before the first tensor.
+    what it holds. So stop before the file is unmapped, and leave out what llama.cpp unmaps on its own: on a CPU, all before the first tensor.
     """
 
     def __init__(self, path: Path, begin: int, end: int) -> None:
