@@ -1,12 +1,13 @@
 """How long an export takes, and in how much memory; how fast the quantisers are beside ggml's own.
 
-    python benchmarks/bench_export.py export --base FOLDER [--adapter FOLDER] [--quant Q4_K_M] [--out FILE]
+    python benchmarks/bench_export.py export --base FOLDER [--adapter FOLDER] [--quant Q4_K_M] [--out FILE] [--verify]
     python benchmarks/bench_export.py usual --base FOLDER --adapter FOLDER
     python benchmarks/bench_export.py against --base FOLDER [--adapter FOLDER] [--pairs 3]
     python benchmarks/bench_export.py quantisers
     python benchmarks/bench_export.py model FOLDER --hidden 4096 --layers 32 --ffn 14336 --heads 32 --kv-heads 8
 
-``export`` runs the step in a process of its own and loads the result in llama.cpp; without ``--adapter`` it makes a random one of rank 16.
+``export`` runs the step in a process of its own, with the verification that is its default where ``--verify`` is given, and loads the result in
+llama.cpp; without ``--adapter`` it makes a random one of rank 16. ``worker`` is that process alone.
 ``usual`` is the chain that people follow today on the same input: transformers and PEFT merge and save the model, a converter writes a
 16-bit GGUF, and ggml's C code (from xllamacpp, by ctypes, as many threads as cores) quantises that. ``against`` runs both, one after the
 other and the first of a pair in turn, from the start of the interpreter to its end, and gives medians and the ratio of each pair; before
@@ -18,16 +19,19 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import importlib.util
 import json
 import os
 import resource
 import shutil
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
+from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +70,7 @@ def export(args: argparse.Namespace) -> None:
     adapter = args.adapter or random_adapter(args.base, args.out.with_name(args.out.stem + "-adapter"))
     args.out.unlink(missing_ok=True)
     command = [sys.executable, __file__, "worker", "--base", args.base, "--adapter", str(adapter), "--quant", args.quant, "--out", str(args.out)]
+    command += ["--verify"] * args.verify
     row = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
     begin = time.perf_counter()
     with load_gguf(args.out, 256) as gguf:
@@ -81,11 +86,20 @@ def worker(args: argparse.Namespace) -> None:
     from papertune.config import ExportConfig
     from papertune.export.stage import run
 
-    row = measured(lambda: run(ExportConfig(lora_path=args.adapter, gguf_path=args.out, quant=args.quant, verify=args.verify)))
+    texts = validation_texts(args.out.with_name(args.out.stem + "-val.jsonl"))
+    config = ExportConfig(lora_path=args.adapter, gguf_path=args.out, quant=args.quant, verify=args.verify, val_file=texts)
+    row = measured(lambda: run(config))
     report = row.pop("value")
-    row |= {"base": Path(args.base).name, "quant": args.quant, "gguf_bytes": args.out.stat().st_size}
+    row |= {"base": Path(args.base).name, "quant": args.quant, "verify": args.verify, "gguf_bytes": args.out.stat().st_size}
     row |= {name: figure for name, figure in report.summary if name != "GGUF"}
     print(json.dumps(row))
+
+
+def validation_texts(path: Path) -> Path:
+    """A validation file of four pieces of papertune's general text, so that verification compares four texts of 96 tokens, as with a user's own."""
+    text = (resources.files("papertune.evaluate") / "general.txt").read_text(encoding="utf-8")
+    path.write_text("".join(json.dumps({"text": text[i : i + 1000]}) + "\n" for i in range(0, 4000, 1000)))
+    return path
 
 
 def usual(args: argparse.Namespace) -> None:
@@ -205,7 +219,7 @@ def least_seconds(work: Callable[[], Any], rounds: int = 5) -> float:
 
 def ggml_quantizer() -> Callable[..., None]:
     """ggml's own ``ggml_quantize_chunk`` out of xllamacpp."""
-    spec = importlib.util.find_spec("xllamacpp")
+    spec = find_spec("xllamacpp")
     assert spec is not None
     assert spec.submodule_search_locations
     library = ctypes.CDLL(str(next(Path(spec.submodule_search_locations[0]).glob("xllamacpp*.so"))))
@@ -221,16 +235,43 @@ def ggml_quantizer() -> Callable[..., None]:
 
 
 def measured(work: Callable[[], Any]) -> dict[str, Any]:
-    """Wall and CPU seconds, peak memory and bytes written of ``work``; the process should do nothing else."""
+    """Wall and CPU seconds, peak memory and bytes written of ``work``; the process should do nothing else.
+
+    ``peak_rss_mib`` is all that was resident at once, mapped pages of files among it, which the system may take back at any moment;
+    ``peak_anonymous_mib`` is what it may not, looked up every few milliseconds.
+    """
     wall, cpu, written = time.perf_counter(), time.process_time(), _written()
-    value = work()
+    with watching_anonymous() as seen:
+        value = work()
     return {
         "wall_s": round(time.perf_counter() - wall, 1),
         "cpu_s": round(time.process_time() - cpu, 1),
         "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10,
+        "peak_anonymous_mib": max(seen) >> 20,
         "written_mib": (_written() - written) >> 20,
         "value": value,
     }
+
+
+@contextmanager
+def watching_anonymous() -> Iterator[list[int]]:
+    """The bytes of anonymous memory that this process has, again and again until the end. On systems without /proc, zeros."""
+    seen, done = [0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.005):
+            resident, files = map(int, Path("/proc/self/statm").read_text().split()[1:3])
+            seen.append((resident - files) * resource.getpagesize())
+
+    thread = threading.Thread(target=watch)
+    if Path("/proc/self/statm").exists():
+        thread.start()
+    try:
+        yield seen
+    finally:
+        done.set()
+        if thread.ident:
+            thread.join()
 
 
 def _written() -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,16 @@ def random_adapter(base: Base, folder: Path, *, rank: int = 4, size: float = 0.1
             tensors[f"{module}.lora_A.weight"] = ((random.random((rank, columns)) * 2 - 1) / columns**0.5).astype(np.float32)
             tensors[f"{module}.lora_B.weight"] = (random.standard_normal((rows, rank)) * size).astype(np.float32)
     modules = base.family.projections
-    write_adapter(
-        folder, tensors, base_model=base.name, rank=rank, alpha=2 * rank, dropout=0.0, target_modules=modules, provenance=provenance or {}
-    )
+    write_adapter(folder, tensors, base_model=base.name, rank=rank, alpha=2 * rank, dropout=0.0, target_modules=modules, provenance=provenance or {})
     return folder
+
+
+def with_changed_base(base: Path, to: Path, lora: Path, change: dict[str, Any]) -> Path:
+    """A copy of the base model with another config.json, and an adapter that names it."""
+    shutil.copytree(base, to)
+    settings = json.loads((to / "config.json").read_text())
+    (to / "config.json").write_text(json.dumps({**settings, **change}))
+    adapter = shutil.copytree(lora, to.with_name(to.name + "-lora"))
+    settings = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps({**settings, "base_model_name_or_path": str(to)}))
+    return adapter

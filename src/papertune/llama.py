@@ -2,13 +2,15 @@
 
 What llama.cpp declares in ``llama.h``: settings travel as structs by value, made by ``…_default_params()``. Their later fields move between
 versions, the first three of the context's (n_ctx, n_batch, n_ubatch) do not. So a struct here is a block of memory at least as large as
-any of them, handed on as it came but for those three, and llama.cpp is asked afterwards what it understood. All else has a function.
+any of them, handed on as it came but for those three, and llama.cpp is asked afterwards what it understood. Of the model's settings one is
+changed, a flag that is found by being the only one that is set. All else has a function.
 """
 
 from __future__ import annotations
 
 import codecs
 import ctypes
+import sys
 from collections.abc import Generator, Sequence
 from ctypes import POINTER, c_bool, c_char_p, c_float, c_int8, c_int32, c_uint32, c_void_p
 from functools import cache
@@ -22,8 +24,12 @@ import numpy as np
 from papertune.errors import BadGguf, MissingLibrary, OutOfMemory
 from papertune.sampling import Sampler, Sampling
 
-_BATCH = 512  # tokens computed at a time
+_BATCH = 512  # tokens computed at a time, at most
+_FLAGS = 18  # the word of llama_model_params that holds vocab_only, check_tensors, use_extra_bufts and no_host, a byte each
+_EXTRA_BUFFERS = int.from_bytes(bytes((0, 0, 1, 0)), sys.byteorder)
 _ROWS = 8  # rows of logits whose softmax is taken at a time: 1 MB, which stays in the cache
+_REMEDY = "Run: pip install 'papertune[check]'"
+_UNKNOWN = "This version of xllamacpp is not the one papertune knows.", _REMEDY
 
 
 class _Params(ctypes.Structure):
@@ -48,6 +54,7 @@ _LOG = ctypes.CFUNCTYPE(None, c_int32, c_char_p, c_void_p)
 _silent = _LOG(lambda _level, _text, _data: None)  # llama.cpp logs to standard error, and a step prints nothing
 _SIGNATURES: dict[str, tuple[Any, ...]] = {  # name → result, arguments
     "llama_backend_init": (None,),
+    "llama_supports_gpu_offload": (c_bool,),
     "llama_log_set": (None, _LOG, c_void_p),
     "llama_model_default_params": (_Params,),
     "llama_context_default_params": (_Params,),
@@ -76,16 +83,23 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {  # name → result, arguments
 class Gguf:
     """An open GGUF file with room for ``context`` tokens. A context manager; not for several threads.
 
+    With ``repack`` llama.cpp lays 4-bit weights out anew for this processor: tokens come faster one by one, long texts are read slower, and the
+    weights are in memory once more beside the file. Without it they stay as they are in the mapped file.
     Raises MissingLibrary without xllamacpp, BadGguf when llama.cpp does not load the file, OutOfMemory when there is no room for the context.
     """
 
-    def __init__(self, path: Path, *, context: int, threads: int) -> None:
+    def __init__(self, path: Path, *, context: int, threads: int, repack: bool = True) -> None:
         if not path.is_file():
             raise BadGguf(f"There is no GGUF file {path}.", "Run export_model.py first, or name the file.")
         self.path = path
         self._library = library = _library()
         self._context = self._model = None
-        self._model = library.llama_model_load_from_file(str(path).encode(), library.llama_model_default_params())
+        settings = library.llama_model_default_params()
+        if not repack:
+            if settings.words[_FLAGS] != _EXTRA_BUFFERS:
+                raise MissingLibrary(*_UNKNOWN)
+            settings.words[_FLAGS] = 0
+        self._model = library.llama_model_load_from_file(str(path).encode(), settings)
         if not self._model:
             raise BadGguf(f"llama.cpp cannot load {path}.", "Run export_model.py again, or choose another file.")
         self._vocab = library.llama_model_get_vocab(self._model)
@@ -93,15 +107,16 @@ class Gguf:
         self.bos: int = library.llama_vocab_bos(self._vocab)
         self.eos: int = library.llama_vocab_eos(self._vocab)
         self.context = min(context, library.llama_model_n_ctx_train(self._model))
+        self._batch = min(_BATCH, self.context)
         settings = library.llama_context_default_params()
-        settings.words[:3] = max(self.context, _BATCH), _BATCH, _BATCH
+        settings.words[:3] = self.context, self._batch, self._batch
         self._context = library.llama_init_from_model(self._model, settings)
         if not self._context:
             self.close()
             raise OutOfMemory(f"There is no memory for {self.context} tokens of {path}.", "Choose a smaller --context.")
-        if library.llama_n_ctx(self._context) < self.context or library.llama_n_batch(self._context) != _BATCH:
+        if library.llama_n_ctx(self._context) < self.context or library.llama_n_batch(self._context) != self._batch:
             self.close()
-            raise MissingLibrary("This version of xllamacpp is not the one papertune knows.", "Run: pip install 'papertune[check]'")
+            raise MissingLibrary(*_UNKNOWN)
         library.llama_set_n_threads(self._context, threads, threads)
 
     def encode(self, text: str) -> list[int]:
@@ -124,15 +139,15 @@ class Gguf:
         tokens = np.array(ids, np.int32)
         self._forget()
         parts = []
-        for first in range(0, len(tokens), _BATCH):
-            last = min(first + _BATCH, len(tokens))
+        for first in range(0, len(tokens), self._batch):
+            last = min(first + self._batch, len(tokens))
             asked = np.arange(first, last) >= start - 1
             asked[-1] = True  # llama.cpp wants at least one
             self._compute(tokens[first:last], asked)
             rows = self._logits(int(asked.sum()))
             predicting = np.flatnonzero(asked) + first
             useful = (predicting >= start - 1) & (predicting + 1 < len(tokens))
-            parts.append(_cross_entropy(rows[useful], tokens[predicting[useful] + 1]))
+            parts.append(cross_entropy(rows[useful], tokens[predicting[useful] + 1]))
         return np.concatenate(parts)
 
     def write(self, prompt: str, sampling: Sampling, most: int) -> Generator[str, None, bool]:
@@ -142,8 +157,8 @@ class Gguf:
         """
         ids = [self.bos, *self.encode(prompt)[-(self.context - most - 1) :]]
         self._forget()
-        for first in range(0, len(ids), _BATCH):
-            part = np.array(ids[first : first + _BATCH], np.int32)
+        for first in range(0, len(ids), self._batch):
+            part = np.array(ids[first : first + self._batch], np.int32)
             self._compute(part, np.arange(len(part)) == len(part) - 1)
         sampler = Sampler(sampling)
         utf8 = codecs.getincrementaldecoder("utf-8")("replace")  # a character may be split over tokens
@@ -189,7 +204,7 @@ class Gguf:
         return buffer.raw[: max(0, size)]
 
 
-def _cross_entropy(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+def cross_entropy(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """logits: tokens × vocabulary, float32; targets: tokens → nats, float64."""
     losses = np.empty(len(targets))
     for i in range(0, len(targets), _ROWS):
@@ -205,9 +220,8 @@ def _cross_entropy(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
 def _library() -> ctypes.CDLL:
     """The native library inside xllamacpp, found without importing the package. Raises MissingLibrary."""
     spec = find_spec("xllamacpp")
-    remedy = "Run: pip install 'papertune[check]'"
     if spec is None or not spec.submodule_search_locations:
-        raise MissingLibrary("xllamacpp is not installed; it runs GGUF files.", remedy)
+        raise MissingLibrary("xllamacpp is not installed; it runs GGUF files.", _REMEDY)
     folder = Path(spec.submodule_search_locations[0])
     for path in [*folder.glob("xllamacpp*.so"), *folder.glob("xllamacpp*.pyd")]:
         try:
@@ -216,8 +230,8 @@ def _library() -> ctypes.CDLL:
                 function = getattr(library, name)
                 function.restype, function.argtypes = result, arguments
         except (OSError, AttributeError) as error:
-            raise MissingLibrary(f"xllamacpp does not load: {error}.", remedy) from error
+            raise MissingLibrary(f"xllamacpp does not load: {error}.", _REMEDY) from error
         library.llama_log_set(_silent, None)
         library.llama_backend_init()
         return library
-    raise MissingLibrary(f"{folder} lacks xllamacpp's native library.", remedy)
+    raise MissingLibrary(f"{folder} lacks xllamacpp's native library.", _REMEDY)

@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from papertune.device import cores
 from papertune.errors import MissingLibrary
 from papertune.export.gguf import read_head
+from papertune.export.pages import FewPages
 from papertune.llama import Gguf, _library
 from papertune.sampling import Sampling
-
-_AT_ONCE = 512  # tokens whose logits are asked for together
 
 
 def available() -> bool:
@@ -27,12 +26,26 @@ def available() -> bool:
 
 def load_gguf(path: Path, context: int = 2048) -> LoadedGguf:
     """The model in this file, with room for ``context`` tokens. Raises MissingLibrary, BadGguf or OutOfMemory."""
-    read_head(path)  # llama.cpp itself may abort on a damaged file
-    return LoadedGguf(path, context=context, threads=max(1, cores() - 1))  # its threads spin: with one core for the rest it is never slow
+    return LoadedGguf(path, context, threads=max(1, cores() - 1))  # its threads spin: with one core for the rest it is never slow
 
 
 class LoadedGguf(Gguf):
-    """A loaded model; a context manager. Not for use from several threads."""
+    """A loaded model in little memory: its weights stay in the file. A context manager; not for use from several threads."""
+
+    def __init__(self, path: Path, context: int, threads: int) -> None:
+        head = read_head(path)  # llama.cpp itself may abort on a damaged file
+        self._pages = FewPages(path, head.data_start, head.file_size)
+        try:
+            if not _library().llama_supports_gpu_offload():  # tensors that move to a GPU are unmapped
+                self._pages.start()
+            super().__init__(path, context=context, threads=threads, repack=False)
+        except BaseException:
+            self._pages.stop()
+            raise
+
+    def close(self) -> None:
+        self._pages.stop()
+        super().close()
 
     def tokenize(self, text: str) -> list[int]:
         """The tokens of ``text``, without begin or end token; special tokens in it are read as plain text."""
@@ -43,8 +56,8 @@ class LoadedGguf(Gguf):
         tokens = np.array(ids, np.int32)
         self._forget()
         parts = []
-        for first in range(0, len(tokens), _AT_ONCE):
-            part = tokens[first : first + _AT_ONCE]
+        for first in range(0, len(tokens), self._batch):
+            part = tokens[first : first + self._batch]
             self._compute(part, np.ones(len(part), bool))
             parts.append(self._logits(len(part)).copy())
         return np.concatenate(parts)

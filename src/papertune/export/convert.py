@@ -25,15 +25,13 @@ from papertune.export.quantize.kernels import compile_for
 from papertune.export.record import write_record
 from papertune.export.source import TensorSource
 from papertune.export.stream import Job, stream
-from papertune.export.texts import sample_tokens
+from papertune.export.texts import LENGTH, VERIFIED, sample_tokens
 from papertune.export.vocabulary import read_vocabulary
 from papertune.family import key_value_heads
 
 if TYPE_CHECKING:
     from papertune.export.verify import Verdict
 
-_VERIFIED, _LENGTH = 4, 96  # texts, and tokens of each, that are compared with the model in full
-VERIFIED_TOKENS = _VERIFIED * _LENGTH
 _SPLIT = 200  # texts whose tokens are compared
 
 
@@ -67,8 +65,7 @@ def convert(source: TensorSource, wanted: Wanted, report: Report, on_event: OnEv
         report.fresh = True
         report.states["fresh"] = 1
         return ""
-    verifying = wanted.texts is not None
-    room.check(source, jobs, wanted.path, size, tokens=VERIFIED_TOKENS if verifying else 0, verify=verifying)
+    room.check(source, jobs, wanted.path, size, verify=wanted.texts is not None)
     compiling = compile_for({tensor.type for tensor in tensors}, importance=bool(wanted.importance))
     with Part(wanted.path, head, tensors, hashlib.sha256(head).hexdigest()) as out:
         _write(source, jobs, wanted.importance, out, on_event)
@@ -122,7 +119,7 @@ def _verify(path: Path, source: TensorSource, texts: list[str], foreign: bool, r
 
     on_event(Started("Verifying", None, "tensors"))
     try:
-        tokens = sample_tokens(source.base, texts, count=_VERIFIED, length=_LENGTH)
+        tokens = sample_tokens(source.base, texts, count=VERIFIED, length=LENGTH)
         verdict = verify(path, source, texts[:_SPLIT], tokens)
     except MissingLibrary as error:
         on_event(Notice(f"The GGUF was not verified: {error.what}", "warning"))

@@ -1,14 +1,14 @@
-"""The tuned model run on text one matrix at a time, straight from a tensor source, in float32.
+"""The tuned model run on text a few rows of a matrix at a time, straight from a tensor source, in float32.
 
-Only the matrices at work are in memory, three at most, so a 7B model is read in under a gigabyte. This is the reference that a GGUF is compared
-with, and what an importance matrix is collected from. The arithmetic is that of transformers' Mistral and Llama:
+No matrix is ever whole in memory, so what it takes is the activations. This is the reference that a GGUF is compared with, and what an importance
+matrix is collected from. The arithmetic is that of transformers' Mistral and Llama:
 
     x += O · attention(rope(Q·n), rope(K·n), V·n),  n = norm(x);    x += D · (silu(G·m) ⊙ U·m),  m = norm(x);    logits = H · norm(x)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,12 +18,11 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from papertune.device import cores
+from papertune.export.room import BLOCK, TOKENS
 from papertune.export.source import TensorSource
 from papertune.family import head_size, key_value_heads, rope_theta
 
 Seen = Callable[[str, torch.Tensor], None]
-_ROWS = 4096  # of the embedding and the head at once
-_TOKENS = 1024  # that go through the wide middle of a layer at once: 59 MB of float32 for a 7B model
 
 
 def run_model(
@@ -40,41 +39,44 @@ def run_model(
     lengths = [len(text) for text in texts]
     cos, sin = _angles(max(lengths), config, device)
 
-    def matrix(name: str) -> torch.Tensor:
-        return torch.from_numpy(_matrix(source, name, pool)).to(device).T
-
-    def times(name: str, x: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+    def times(name: str, x: torch.Tensor) -> torch.Tensor:
         if seen is not None:
             seen(name, x)
-        return x @ (matrix(name) if weights is None else weights)
+        out = torch.empty(x.shape[0], source.shape(name)[0], device=device)
+        for first, last in _blocks(source, name):
+            out[:, first:last] = x @ torch.from_numpy(_rows(source, name, first, last, pool)).to(device).T
+        return out
 
     def norm(name: str, x: torch.Tensor) -> torch.Tensor:
         weight = torch.from_numpy(source.vector(name)).to(device)
         return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight
+
+    def attention(at: str, x: torch.Tensor) -> torch.Tensor:
+        n = norm(f"{at}.input_layernorm.weight", x)
+        q, k, v = (torch.split(times(f"{at}.self_attn.{p}_proj.weight", n), lengths) for p in "qkv")
+        del n
+        mixed = torch.cat([_attend(a, b, c, cos, sin, shape) for a, b, c in zip(q, k, v, strict=True)])
+        del q, k, v
+        return times(f"{at}.self_attn.o_proj.weight", mixed)
+
+    def mlp(at: str, x: torch.Tensor) -> torch.Tensor:
+        m = norm(f"{at}.post_attention_layernorm.weight", x)
+        gate, up, down = (f"{at}.mlp.{p}_proj.weight" for p in ("gate", "up", "down"))
+        return times(down, functional.silu(times(gate, m), inplace=True).mul_(times(up, m)))
 
     with torch.inference_mode(), ThreadPoolExecutor(cores()) as pool:
         flat = np.concatenate([np.asarray(text, np.int64) for text in texts])
         x = torch.from_numpy(_embed(source, flat)).to(device)
         for layer in range(layers):
             at = f"model.layers.{layer}"
-            n = norm(f"{at}.input_layernorm.weight", x)
-            q, k, v = (times(f"{at}.self_attn.{p}_proj.weight", n) for p in "qkv")
-            each = zip(*(torch.split(t, lengths) for t in (q, k, v)), strict=True)
-            mixed = [_attend(a, b, c, cos, sin, shape) for a, b, c in each]
-            x = x + times(f"{at}.self_attn.o_proj.weight", torch.cat(mixed))
-            gate, up, down = (f"{at}.mlp.{p}_proj.weight" for p in ("gate", "up", "down"))
-            wide = {name: matrix(name) for name in (gate, up, down)}
-            for piece in torch.split(x, _TOKENS):
-                m = norm(f"{at}.post_attention_layernorm.weight", piece)
-                gated = functional.silu(times(gate, m, wide[gate])) * times(up, m, wide[up])
-                piece += times(down, gated, wide[down])
+            x += attention(at, x)
+            for piece in torch.split(x, TOKENS):
+                piece += mlp(at, piece)
         if not logits:
             return []
         x = norm("model.norm.weight", x)
         head = "lm_head.weight" if "lm_head.weight" in source.names else "model.embed_tokens.weight"
-        rows = source.shape(head)[0]
-        parts = [x @ torch.from_numpy(source.rows(head, i, min(i + _ROWS, rows))).to(device).T for i in range(0, rows, _ROWS)]
-        return [part.numpy() for part in torch.split(torch.cat(parts, dim=1).cpu(), lengths)]
+        return [part.numpy() for part in torch.split(times(head, x).cpu(), lengths)]
 
 
 class _Heads:
@@ -82,25 +84,33 @@ class _Heads:
         self.queries, self.keys, self.width = queries, keys, width
 
 
-def _matrix(source: TensorSource, name: str, pool: ThreadPoolExecutor) -> NDArray[np.float32]:
-    """The whole matrix, its rows merged by all cores."""
+def _blocks(source: TensorSource, name: str) -> Iterator[tuple[int, int]]:
+    """The rows of a matrix a block at a time: first, and last (exclusive)."""
     rows, columns = source.shape(name)
-    out = np.empty((rows, columns), np.float32)
+    step = max(1, BLOCK // columns)
+    return ((first, min(first + step, rows)) for first in range(0, rows, step))
 
-    def fill(first: int) -> None:
-        out[first : first + _ROWS // 4] = source.rows(name, first, min(first + _ROWS // 4, rows))
 
-    list(pool.map(fill, range(0, rows, _ROWS // 4)))
+def _rows(source: TensorSource, name: str, first: int, last: int, pool: ThreadPoolExecutor) -> NDArray[np.float32]:
+    """Rows of a matrix, merged by all cores."""
+    out = np.empty((last - first, source.shape(name)[1]), np.float32)
+    share = -(-len(out) // cores())
+
+    def fill(start: int) -> None:
+        end = min(start + share, len(out))
+        out[start:end] = source.rows(name, first + start, first + end)
+
+    list(pool.map(fill, range(0, len(out), share)))
     return out
 
 
 def _embed(source: TensorSource, ids: NDArray[np.int64]) -> NDArray[np.float32]:
     name = "model.embed_tokens.weight"
     out = np.empty((ids.size, source.shape(name)[1]), np.float32)
-    for first in range(0, source.shape(name)[0], _ROWS):
-        here = (ids >= first) & (ids < first + _ROWS)
+    for first, last in _blocks(source, name):
+        here = (ids >= first) & (ids < last)
         if here.any():
-            out[here] = source.rows(name, first, min(first + _ROWS, source.shape(name)[0]))[ids[here] - first]
+            out[here] = source.rows(name, first, last)[ids[here] - first]
     return out
 
 

@@ -67,7 +67,7 @@ def _convert(config: ExportConfig, report: Report, on_event: OnEvent) -> str:
     """The GGUF's SHA-256, or an empty string where it stood already."""
     try:
         from papertune.export import room
-        from papertune.export.convert import VERIFIED_TOKENS, Wanted, convert, plan
+        from papertune.export.convert import Wanted, convert, plan
         from papertune.export.lora import write_lora
         from papertune.export.merged import read_provenance, write_merged
         from papertune.export.source import TensorSource
@@ -81,9 +81,9 @@ def _convert(config: ExportConfig, report: Report, on_event: OnEvent) -> str:
         read_vocabulary(given.base.folder, given.base.config["vocab_size"])  # refused before any work
         texts = sample_texts(config.val_file) if config.verify else None
         merging = given.adapter is not None and _wants_merged(config) and read_provenance(config.merged_dir) != given.provenance
-        tokens = _IMATRIX_TEXTS * _IMATRIX_LENGTH if config.imatrix == "auto" else VERIFIED_TOKENS if config.verify else 0
+        weighing = _IMATRIX_TEXTS * _IMATRIX_LENGTH if config.imatrix == "auto" else 0
         jobs = plan(source, config.quant, weighted=config.imatrix != "off")
-        room.check_all(source, jobs, config.gguf_path, merged=config.merged_dir if merging else None, tokens=tokens, verify=config.verify)
+        room.check_all(source, jobs, config.gguf_path, merged=config.merged_dir if merging else None, weighing=weighing, verify=config.verify)
         if merging:
             write_merged(source, config.merged_dir, given.provenance, on_event)
         if given.adapter and _wants_merged(config):

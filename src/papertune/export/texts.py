@@ -8,6 +8,7 @@ from papertune.base import Base
 from papertune.records import read_examples
 from papertune.tokenizer import open_tokenizer
 
+VERIFIED, LENGTH = 4, 96  # texts, and tokens of each, that verification compares with the model in full
 _OURS = (
     "# On the growth of cells in culture\n\n## Methods\n\nCells were kept at 37 °C in 5 % CO₂ and counted every 24 h (n = 12). "
     "Growth followed N(t) = N₀·e^{kt}, with k = 0.031 ± 0.004 h⁻¹; see also Müller et al. (2019).\n\n## Results\n\nThe yield rose by 14.2 %."

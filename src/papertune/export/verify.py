@@ -17,6 +17,7 @@ from papertune.errors import BadAdapter, BadExport
 from papertune.export.check import load_gguf
 from papertune.export.forward import run_model
 from papertune.export.source import TensorSource
+from papertune.llama import cross_entropy
 from papertune.tokenizer import Tokenizer, open_tokenizer
 
 WORST = 0.12  # bits a byte that the GGUF may lose; 4-bit quantisation loses about 0.01, a wrong row order whole bits
@@ -43,11 +44,11 @@ def verify(gguf: Path, source: TensorSource, texts: Sequence[str], tokens: Seque
         for text in texts:
             if loaded.tokenize(text) != tokenizer.encode(text):
                 raise BadExport(f"{gguf} splits text into other tokens than the model does: {text[:40]!r}.", _REMEDY)
-        theirs = [loaded.logits(ids) for ids in tokens]
-    ours = run_model(source, tokens)
+        theirs = [_think(loaded.logits(ids), ids) for ids in tokens]
+    ours = [_think(logits, ids) for logits, ids in zip(run_model(source, tokens), tokens, strict=True)]
     size = _bytes(tokenizer, tokens)
-    model_bits, gguf_bits = _bits(ours, tokens) / size, _bits(theirs, tokens) / size
-    same = np.concatenate([a.argmax(axis=1) == b.argmax(axis=1) for a, b in zip(ours, theirs, strict=True)])
+    model_bits, gguf_bits = (sum(bits for bits, _ in all_texts) / size for all_texts in (ours, theirs))
+    same = np.concatenate([a == b for (_, a), (_, b) in zip(ours, theirs, strict=True)])
     verdict = Verdict(same.size, model_bits, gguf_bits, float(same.mean()))
     if not gguf_bits - model_bits < WORST:  # also when it is no number
         raise BadExport(f"{gguf} does not write like the model it was made from: {verdict}.", _REMEDY)
@@ -61,7 +62,8 @@ def check_base(source: TensorSource, tokens: Sequence[Sequence[int]], verdict: V
     """
     with TensorSource(source.base, None) as base:
         tokenizer = open_tokenizer(source.base.folder)
-        base_bits = _bits(run_model(base, tokens), tokens) / _bytes(tokenizer, tokens)
+        bits = sum(_think(logits, ids)[0] for logits, ids in zip(run_model(base, tokens), tokens, strict=True))
+        base_bits = bits / _bytes(tokenizer, tokens)
     if verdict.model_bits - base_bits > FOREIGN:
         what = f"The adapter spoils {source.base.name}: {verdict.model_bits:.2f} bits a byte of the validation text, {base_bits:.2f} without it."
         raise BadAdapter(what, "Name the base model that it was trained on in its adapter_config.json; --no-verify exports it all the same.")
@@ -75,12 +77,7 @@ def _bytes(tokenizer: Tokenizer, tokens: Sequence[Sequence[int]]) -> int:
     return sum(len(tokenizer.decode(list(ids)[1:]).encode()) for ids in tokens)
 
 
-def _bits(logits: Sequence[NDArray[np.float32]], tokens: Sequence[Sequence[int]]) -> float:
-    """Bits of all tokens after each text's first, given those before them."""
-    losses = []
-    for values, ids in zip(logits, tokens, strict=True):
-        wide = values[:-1].astype(np.float64)
-        top = wide.max(axis=1)
-        total = top + np.log(np.exp(wide - top[:, None]).sum(axis=1))
-        losses.append(total - wide[np.arange(len(ids) - 1), np.asarray(ids[1:])])
-    return float(np.concatenate(losses).sum() / np.log(2))
+def _think(logits: NDArray[np.float32], ids: Sequence[int]) -> tuple[float, NDArray[np.int64]]:
+    """Bits of all tokens of a text after its first, given those before them, and the likeliest token after each. ``logits``: tokens × vocabulary."""
+    nats = cross_entropy(logits[:-1], np.asarray(ids[1:], np.int32))
+    return float(nats.sum() / np.log(2)), logits.argmax(axis=1)

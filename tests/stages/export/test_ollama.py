@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from papertune.base import open_base
 from papertune.config import ExportConfig
 from papertune.errors import OllamaUnavailable
 from papertune.events import Event, Started, Unit
@@ -17,16 +16,10 @@ from papertune.export.stage import run
 from papertune.files import sha256_of
 from papertune.ollama import Ollama
 from papertune.sampling import Sampling
-from tests.adapters import random_adapter
 from tests.fake_ollama import FakeOllama, Handler
 
 GGUF = Path("scientific-mistral.gguf")
 MANUAL = "ollama create scientific-mistral -f Modelfile"
-
-
-@pytest.fixture(scope="module")
-def lora(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return random_adapter(open_base("tiny"), tmp_path_factory.mktemp("adapter") / "final")
 
 
 @pytest.fixture

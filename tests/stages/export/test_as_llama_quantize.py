@@ -2,7 +2,7 @@
 
 It wants llama.cpp's shared libraries, of a build of one's own or unpacked from the npm package @node-llama-cpp/linux-x64 (which has them ready):
 
-    PAPERTUNE_LLAMA_LIBRARIES=FOLDER pytest -m slow tests/stages/test_export_as_llama_quantize.py
+    PAPERTUNE_LLAMA_LIBRARIES=FOLDER pytest -m slow tests/stages/export/test_as_llama_quantize.py
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 
 from papertune.adapter import open_adapter
@@ -30,9 +29,10 @@ from papertune.export.stage import run
 from papertune.files import sha256_of
 from papertune.tokenizer import open_tokenizer
 from tests.adapters import random_adapter
+from tests.wide_model import wide_model
 
 LIBRARIES = os.environ.get("PAPERTUNE_LLAMA_LIBRARIES", "")
-SEEDLING = Path(__file__).parents[3] / "shared" / "models" / "seedling"
+SEEDLING = Path(__file__).parents[4] / "shared" / "models" / "seedling"
 TEXT = "Cells were kept at 37 °C in 5 % CO₂ and counted every 24 h (n = 12). Growth followed N(t) = N₀·e^{kt}. "
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not LIBRARIES, reason="PAPERTUNE_LLAMA_LIBRARIES names no folder")]
 
@@ -73,24 +73,6 @@ def llama_quantize(source: Path, out: Path, quant: str, importance: dict[str, np
     assert _llama().llama_model_quantize(str(source).encode(), str(out).encode(), ctypes.byref(parameters)) == 0
 
 
-def _wide(folder: Path, tied: bool) -> Path:
-    """Random weights: rows of whole super-blocks, eight layers, so that every rule of the mixes has its turn."""
-    tiny = open_base("tiny").folder
-    shutil.copytree(tiny, folder)
-    sizes = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 8, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64}
-    config = {**json.loads((tiny / "config.json").read_text()), **sizes, "tie_word_embeddings": tied}
-    (folder / "config.json").write_text(json.dumps(config))
-    random = torch.Generator().manual_seed(0)
-    shapes = {"q_proj": (256, 256), "k_proj": (128, 256), "v_proj": (128, 256), "o_proj": (256, 256)}
-    shapes |= {"gate_proj": (768, 256), "up_proj": (768, 256), "down_proj": (256, 768), "embed_tokens": (32000, 256), "lm_head": (32000, 256)}
-    tensors = {}
-    for name, _ in open_base("tiny").family.tensors(8):
-        if not (tied and "lm_head" in name):
-            tensors[name] = torch.empty(shapes.get(name.split(".")[-2], (256,))).normal_(0, 0.02, generator=random).bfloat16()
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
-
-
 def _untied(tied: Path, folder: Path) -> Path:
     """The same model with its head as a tensor of its own."""
     shutil.copytree(tied, folder)
@@ -105,7 +87,7 @@ def _model(kind: str, folder: Path) -> str:
     if kind == "tiny":
         return "tiny"
     if "seedling" not in kind:
-        return str(_wide(folder, tied="tied" in kind))
+        return str(wide_model(folder, tied="tied" in kind))
     if not SEEDLING.is_dir():
         pytest.skip("the model seedling, of trained weights, is not there")
     return str(_untied(SEEDLING, folder) if "untied" in kind else SEEDLING)
