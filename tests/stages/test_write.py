@@ -328,10 +328,10 @@ def served(ollama: FakeOllama, gguf: Path) -> None:
 def test_3000_words_by_the_demos_model_end_and_survive_kill_9(
     config: Callable[..., WriteConfig], ollama: FakeOllama, demo_gguf: Path, tmp_path: Path, through: str
 ) -> None:
-    changes: dict[str, object] = {"words": 3000, "gguf": demo_gguf, "threads": 1} if through == "a GGUF" else {"words": 3000, "timeout": 5.0}
+    changes: dict[str, object] = {"words": 3000, "gguf": demo_gguf, "threads": 1} if through == "a GGUF" else {"words": 3000, "timeout": 1.0}
     served(ollama, demo_gguf)
     faults = [Drop(25), Slow(0.001), Break(40), Slow(0.001), Stall(30), Refuse(503, "server busy"), Drop(0)]
-    ollama.faults[:] = faults * 40
+    ollama.faults[:] = faults * 12
     whole = tmp_path / "whole.md"
     report = run(config(**changes, output=whole))
     assert report.states == {"ok": 6}
@@ -340,10 +340,10 @@ def test_3000_words_by_the_demos_model_end_and_survive_kill_9(
     parts = re.split(r"^## .*$", whole.read_text(), flags=re.MULTILINE)[1:]
     assert all(450 <= len(part.split()) <= 650 for part in parts)
     for heading in ("Soils", "Results"):
-        ollama.faults[:] = [Slow(0.001), *faults] * 40
+        ollama.faults[:] = [Slow(0.001), *faults] * 12
         kill_within(config(**changes), heading, seconds=600)
         kept = config().output.read_text().split(f"## {heading}\n")[0]
-    ollama.faults[:] = faults * 40
+    ollama.faults[:] = faults * 12
     assert run(config(**changes)).states["fresh"] >= 3
     text = config().output.read_text()
     assert headings(config().output) == list(SECTIONS)
