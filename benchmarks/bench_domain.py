@@ -24,7 +24,6 @@ import random
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +114,6 @@ def shuffle_words(source: Path, target: Path) -> None:
 
 def evaluate(adapter: Path, name: str, out: Path) -> dict[str, Any]:
     """Base and tuned model on both texts. One folder for all runs: the base is measured once; the results are kept under ``name``."""
-    began = time.monotonic()
     texts = ["--val-file", out / "held", "--general-file", out / "general.txt", "--text-dir", out / "text"]
     files = ["--lora-path", adapter, "--train-file", out / "text", "--output-dir", out / "evaluation"]
     with (out / "evaluation.lock").open("w") as lock:  # of runs side by side one measures at a time
@@ -126,7 +124,7 @@ def evaluate(adapter: Path, name: str, out: Path) -> dict[str, Any]:
     results = json.loads((out / f"{name}.json").read_text(encoding="utf-8"))
     before, after = results["models"]
     (change,) = results["changes"]
-    figures: dict[str, Any] = {"evaluation_s": round(time.monotonic() - began), "writing": written(results)}
+    figures: dict[str, Any] = {"writing": written(results)}
     for kind, short in (("held-out papers", "papers"), ("general text", "general")):
         figures[short] = {
             "before": round(before[kind]["value"], 4),
