@@ -105,7 +105,7 @@ class PrepareConfig(Config):
     max_tokens: int = setting(512, "Tokens per example with everything the model reads (as --max-seq-len of training)", least=64)
     mix: tuple[str, ...] = setting(MIX, "Shares of sections learnt after the paper so far (section) or with their heading (next), and of outlines")
     replay: Path | None = setting(None, "General text to mix in against forgetting: a .txt (documents parted by lines of U+001E) or .jsonl")
-    replay_share: float = setting(0.2, "Share of the training tokens that is general text, with --replay", above=0, most=0.5)
+    replay_share: float = setting(0.2, "Share of training tokens that is general text, with --replay; above 0.2 little is gained", above=0, most=0.5)
     tokenizer: str = setting("tiny", "Base model whose tokens are counted: a local folder or hub name; tiny has Mistral's tokenizer")
     gpu: str = setting("", 'GPU the training time is estimated for, such as "RTX 3070"; empty: the one found')
     trained: Path = setting(Path("./lora_output"), "Output folder of Step 3: once 20 steps have run there, their speed replaces the estimate")
