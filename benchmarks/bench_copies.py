@@ -95,7 +95,8 @@ def false_alarms(texts: Path, out: Path) -> dict[str, Any]:
         training, held = parted(texts, out, (path.stem,))
         for found in TrainingText(training).compare((held / path.name).read_text(encoding="utf-8"), count).long:
             shared = sorted(names[path.stem] & names[found.copy.paper])
-            pairs.append({"paper": path.stem, "from": found.copy.paper, "tokens": found.tokens, "names": shared, "text": found.text[:80]})
+            print(f"{path.stem} from {found.copy.paper}, by {', '.join(shared) or 'nobody of both'}: {found.text[:80]}", flush=True)
+            pairs.append({"paper": path.stem, "from": found.copy.paper, "tokens": found.tokens, "authors_of_both": len(shared)})
     return {
         "kind": "false alarms",
         "in_the_ten": sum(len(comparison.long) for comparison in ten),

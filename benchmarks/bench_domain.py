@@ -1,6 +1,7 @@
 """Does fine-tuning make a real model better at a real domain? The whole of it, measured on papers that it never saw.
 
-    python -m benchmarks.bench_domain PAPERS SEEDLING OUT [--only RUNS] [--steps 141 --tokens 256] [--lr 2e-3] [--share 0.5] [--record]
+    python -m benchmarks.bench_domain PAPERS SEEDLING OUT [--only RUNS] [--steps 141 --tokens 256] [--lr 2e-3] [--share 0.2] [--strength 1]
+        [--record]
 
 PAPERS holds ``pdf/`` with the 65 papers, SEEDLING a base model of 40 million parameters that has seen no such paper, with ``general_val.txt``.
 The four scripts are run as a user would run them; whatever is finished under OUT is not done again.
@@ -23,7 +24,6 @@ import random
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="of 4 sequences; one pass over the papers if not named")
     parser.add_argument("--tokens", type=int, default=512, help="in a sequence, at most")
     parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--share", type=float, default=0.5, help="of general text with replay")
+    parser.add_argument("--share", type=float, default=0.2, help="of general text with replay")
+    parser.add_argument("--strength", type=float, default=1.0, help="of the adapter; another one for a finished run trains nothing")
     parser.add_argument("--only", default="plain,replay,shuffled", metavar="RUNS", help="names with commas between")
     parser.add_argument("--record", action="store_true", help="append to results.jsonl")
     args = parser.parse_args()
@@ -55,7 +56,8 @@ def main() -> None:
     for run in args.only.split(","):
         adapter = fine_tune(run, args, out)
         share = {"share": args.share} if run == "replay" else {}
-        row = {"run": run, "steps": args.steps or "one pass", "tokens": args.tokens, "lr": args.lr, **share, **evaluate(adapter, out)}
+        shape = {"steps": args.steps or "one pass", "tokens": args.tokens, "lr": args.lr, **share, "strength": args.strength}
+        row = {"run": run, **shape, **evaluate(adapter, f"{adapter.parent.name}-{args.strength:g}", out)}
         if args.record:
             record("domain", row, "torch", "transformers", "peft", "bitsandbytes")
         else:
@@ -94,8 +96,8 @@ def fine_tune(run: str, args: argparse.Namespace, out: Path) -> Path:
     work = out / "lora" / f"{name}-{args.tokens}-{args.lr:g}-{args.steps or 'pass'}"
     files = ["--train-file", train_file, "--val-file", data / "val.jsonl", "--output-dir", work]
     length = ["--max-steps", args.steps] if args.steps else []
-    shape = ["--lr", args.lr, "--epochs", 1, "--max-seq-len", args.tokens, "--batch-size", 4, "--grad-accum", 1, *length]
-    script("finetune.py", "--model", args.seedling.resolve(), *files, *shape)
+    shape = ["--lr", args.lr, "--epochs", 1, "--max-seq-len", args.tokens, "--batch-size", 4, "--grad-accum", 1]
+    script("finetune.py", "--model", args.seedling.resolve(), *files, *shape, *length, "--lora-strength", args.strength)
     return work / "final"
 
 
@@ -110,22 +112,21 @@ def shuffle_words(source: Path, target: Path) -> None:
             file.write(json.dumps({**example, "text": " ".join(words)}, ensure_ascii=False) + "\n")
 
 
-def evaluate(adapter: Path, out: Path) -> dict[str, Any]:
-    """Base and tuned model on both texts. One folder for all runs: the base is measured once."""
-    began = time.monotonic()
+def evaluate(adapter: Path, name: str, out: Path) -> dict[str, Any]:
+    """Base and tuned model on both texts. One folder for all runs: the base is measured once; the results are kept under ``name``."""
     texts = ["--val-file", out / "held", "--general-file", out / "general.txt", "--text-dir", out / "text"]
     files = ["--lora-path", adapter, "--train-file", out / "text", "--output-dir", out / "evaluation"]
     with (out / "evaluation.lock").open("w") as lock:  # of runs side by side one measures at a time
         fcntl.flock(lock, fcntl.LOCK_EX)
         papertune("evaluate", *texts, *files, "--context", 1024, "--device", "cpu")
         for ending in ("json", "md"):
-            shutil.copyfile(out / "evaluation" / f"evaluation.{ending}", out / f"{adapter.parent.name}.{ending}")
-    results = json.loads((out / f"{adapter.parent.name}.json").read_text(encoding="utf-8"))
+            shutil.copyfile(out / "evaluation" / f"evaluation.{ending}", out / f"{name}.{ending}")
+    results = json.loads((out / f"{name}.json").read_text(encoding="utf-8"))
     before, after = results["models"]
     (change,) = results["changes"]
-    figures: dict[str, Any] = {"evaluation_s": round(time.monotonic() - began), "writing": written(results)}
-    for kind, name in (("held-out papers", "papers"), ("general text", "general")):
-        figures[name] = {
+    figures: dict[str, Any] = {"writing": written(results)}
+    for kind, short in (("held-out papers", "papers"), ("general text", "general")):
+        figures[short] = {
             "before": round(before[kind]["value"], 4),
             "after": round(after[kind]["value"], 4),
             "change": [round(change[kind][key], 4) for key in ("value", "low", "high")],

@@ -97,6 +97,13 @@ def open_adapter(folder: Path) -> Adapter:
         raise BadAdapter(f"{folder / CONFIG} lacks a usable {error}.", _REMEDY) from error
 
 
+def weakened(tensors: Mapping[str, np.ndarray], strength: float) -> dict[str, np.ndarray]:
+    """The adapter that moves the base model's weights ``strength`` times as far: B is so much smaller. ``tensors`` as in ``write_adapter``."""
+    import numpy as np
+
+    return {name: tensor * np.float32(strength) if ".lora_B." in name else tensor for name, tensor in tensors.items()}
+
+
 def write_adapter(
     folder: Path,
     tensors: Mapping[str, np.ndarray],

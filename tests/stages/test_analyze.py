@@ -12,13 +12,10 @@ import pytest
 from papertune.analyze.paper import Paper
 from papertune.analyze.stage import PARTS, referenced, run
 from papertune.analyze.themes import themes
-from papertune.base import open_base
-from papertune.config import AnalyzeConfig, ExportConfig
+from papertune.config import AnalyzeConfig
 from papertune.errors import BadValue, FolderMissing, NoInputFiles, OllamaUnavailable
 from papertune.events import Event, Unit
-from papertune.export import stage as export
 from papertune.records import Block, Document, Place
-from tests.adapters import random_adapter
 from tests.fake_ollama import Body, FakeOllama
 
 PAPERS = Path(__file__).parents[2].parent / "shared" / "papers"
@@ -148,14 +145,13 @@ def test_what_is_wrong_is_said_in_one_line(
 
 
 @pytest.mark.slow
-def test_three_published_papers_come_out_whole_through_a_gguf(config: Callable[..., AnalyzeConfig], tmp_path: Path) -> None:
+@pytest.mark.timeout(1800)
+def test_three_published_papers_come_out_whole_through_the_demos_model(config: Callable[..., AnalyzeConfig], demo_gguf: Path, tmp_path: Path) -> None:
     """The structure and the pages; what the toy model says is worth nothing."""
     pdfs = sorted((PAPERS / "pdf").glob("*.pdf"))[:3]
     if not pdfs:
         pytest.skip(f"the papers are not at {PAPERS}")
-    random_adapter(open_base("tiny"), tmp_path / "final", size=0.01)
-    export.run(ExportConfig(lora_path=tmp_path / "final", gguf_path=tmp_path / "tiny.gguf", verify=False))
-    report = run(config(paper=tuple(pdfs), gguf=tmp_path / "tiny.gguf", threads=1))
+    report = run(config(paper=tuple(pdfs), gguf=demo_gguf, threads=1))
     questions = (tmp_path / "questions.txt").read_text().split("\n\n")
     for path in pdfs:
         written = (tmp_path / "analysis" / f"{path.stem}.md").read_text()
@@ -163,4 +159,4 @@ def test_three_published_papers_come_out_whole_through_a_gguf(config: Callable[.
         assert all(question.strip() in written for question in questions)
     assert (tmp_path / "analysis" / "themes.md").exists()
     assert report.states["ok"] == 3
-    assert run(config(paper=tuple(pdfs), gguf=tmp_path / "tiny.gguf", threads=1)).fresh
+    assert run(config(paper=tuple(pdfs), gguf=demo_gguf, threads=1)).fresh

@@ -20,7 +20,7 @@ from papertune.evaluate.passages import Paper, Passage, read_papers
 from papertune.evaluate.perplexity import Measured, bits_per_byte, change, tokenize, windows
 from papertune.evaluate.stage import GENERAL, HELD_OUT, run
 from papertune.evaluate.writing import MOST, choose, sections_of, write
-from papertune.events import Event, Unit
+from papertune.events import Event, Notice, Unit
 from papertune.export import stage as export
 from papertune.records import Example, read_examples
 from papertune.sampling import Sampling
@@ -80,6 +80,16 @@ def test_base_adapter_and_gguf_are_measured_and_compared(made: Path, config: Cal
     assert not any(entry["copies"] for entry in results["copies"]["papers"])
     assert "| paper |" in (config().output_dir / "evaluation.md").read_text()
     assert report.states["ok"] == 3 * (len(papers) + 11)
+
+
+@pytest.mark.parametrize(("size", "told"), [(0.0, False), (0.3, True)])
+def test_a_model_that_forgot_says_how_to_forget_less(config: Callable[..., EvaluateConfig], tmp_path: Path, size: float, told: bool) -> None:
+    random_adapter(open_base("tiny"), tmp_path / "final", size=size)
+    events: list[Event] = []
+    run(config(lora_path=tmp_path / "final"), on_event=events.append)
+    (pair,) = json.loads((config().output_dir / "evaluation.json").read_text())["changes"]
+    assert (pair[GENERAL]["percent"] > 1) == told
+    assert any("--lora-strength" in event.text for event in events if isinstance(event, Notice)) == told
 
 
 def test_every_byte_counts_once_and_the_figure_is_its_definition(made: Path, config: Callable[..., EvaluateConfig]) -> None:

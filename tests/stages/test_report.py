@@ -137,6 +137,13 @@ def test_a_torn_last_line_of_the_log_is_no_damage(copy: ReportConfig) -> None:
     assert len(facts.training.steps) == 60
 
 
+def test_an_adapter_that_applies_less_than_was_learnt_says_so(copy: ReportConfig) -> None:
+    written = copy.lora_dir / "final" / "papertune.json"
+    written.write_text(json.dumps({**json.loads(written.read_text()), "strength": 0.6, "bits_per_byte": {"before": 0.81, "after": 0.7}}))
+    run(copy)
+    assert "The adapter applies 60% of what was learnt: 0.700." in shown_page(copy).text
+
+
 def test_a_link_that_no_longer_holds_is_told(copy: ReportConfig) -> None:
     with (copy.dataset_dir / "train.jsonl").open("a") as file:
         file.write('{"text": "one more"}\n')

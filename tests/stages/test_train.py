@@ -115,6 +115,25 @@ def test_a_cpu_needs_neither_triton_nor_bitsandbytes(data: Path, whole: tuple[Pa
     assert adapter_hash(tmp_path / "final") == adapter_hash(whole[0] / "final")
 
 
+def test_less_of_what_was_learnt_is_a_weaker_adapter_and_no_more_training(copy: Path, data: Path) -> None:
+    full = open_adapter(copy / "final")
+    tensors = full.tensors()
+    run(settings(data, copy, lora_strength=0.25))
+    weak = open_adapter(copy / "final")
+    for name, tensor in weak.tensors().items():
+        assert np.array_equal(tensor, tensors[name] * np.float32(0.25 if ".lora_B." in name else 1))
+    bits, all_of_it = weak.provenance["bits_per_byte"], full.provenance["bits_per_byte"]
+    assert bits["before"] == all_of_it["before"]
+    assert bits["before"] > bits["after"] > all_of_it["after"]
+    assert (weak.provenance["strength"], full.provenance["strength"]) == (0.25, 1.0)
+    assert len(losses(copy)) == 12
+    assert run(settings(data, copy, lora_strength=0.25)).fresh
+    run(settings(data, copy))
+    assert adapter_hash(copy / "final") == adapter_hash(copy / "checkpoint-12") == adapter_hash(copy / "best")
+    assert open_adapter(copy / "final").provenance == full.provenance
+    assert not list(copy.glob("earlier-*"))
+
+
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT asks by transformers' old name
 def test_peft_loads_the_adapter_and_computes_the_same_loss(whole: tuple[Path, list[Event], Report], data: Path) -> None:
     import peft

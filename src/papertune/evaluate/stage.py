@@ -33,6 +33,7 @@ CODE_VERSION = 1
 
 HELD_OUT, GENERAL = "held-out papers", "general text"
 _BUILT_IN = "built-in general text"
+_FORGOTTEN = 1.0  # percent more bits on general text from which on it is told how to forget less
 
 
 def run(config: EvaluateConfig, *, on_event: OnEvent = ignore) -> Report:
@@ -47,6 +48,7 @@ def run(config: EvaluateConfig, *, on_event: OnEvent = ignore) -> Report:
         measuring.all(subjects)
         results = _results(config, subjects.all, measuring, on_event)
         results["writing"] = write_sections(config, subjects, texts[HELD_OUT], manifest, on_event)
+    _say_what_was_forgotten(results, on_event)
     written = [text for model in (results["writing"] or {"models": ()})["models"] for text in model["texts"]]
     results["copies"] = _copies(config, texts[HELD_OUT], written, on_event)
     figures = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
@@ -149,6 +151,16 @@ def _pairs(subjects: Sequence[Subject]) -> list[tuple[Subject, Subject]]:
 def _change(before: Sequence[Measured], after: Sequence[Measured], seed: int) -> dict[str, Any]:
     difference: Interval = change(before, after, seed)
     return {**asdict(difference), "percent": 100 * difference.value / bits_per_byte(before, seed).value}
+
+
+def _say_what_was_forgotten(results: Mapping[str, Any], on_event: OnEvent) -> None:
+    """How to forget less, where a tuned model has clearly become worse at general text. See docs/experiments.md for what the advice rests on."""
+    tuned = {model["name"] for model in results["models"] if model["kind"] == "tuned"}
+    for pair in results["changes"]:
+        general = pair[GENERAL]
+        if pair["to"] in tuned and general["percent"] > _FORGOTTEN and (general["low"] is None or general["low"] > 0):
+            how = "Run finetune.py again with --lora-strength 0.6, which trains nothing; better, also train with prepare_dataset.py --replay FILE."
+            on_event(Notice(f"{general['percent']:.1f} % worse at general text. {how}"))
 
 
 def _copies(config: EvaluateConfig, papers: Sequence[Paper], written: Sequence[dict[str, Any]], on_event: OnEvent) -> dict[str, Any] | None:

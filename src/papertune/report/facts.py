@@ -119,8 +119,8 @@ class Validation:
 @dataclass(frozen=True, slots=True)
 class Training:
     """``start`` is what training said of machine and data when it last began, ``plan`` what the fast engine did with its layers' activations; both
-    are empty where they are not recorded. ``tokens`` and ``seconds`` are of all steps up to the newest checkpoint. ``run``, ``bits`` and
-    ``adapter_sha256`` are those of the finished adapter, empty while there is none."""
+    are empty where they are not recorded. ``tokens`` and ``seconds`` are of all steps up to the newest checkpoint. ``run``, ``bits``,
+    ``strength`` (the share of what was learnt) and ``adapter_sha256`` are those of the finished adapter, empty while there is none."""
 
     folder: Path
     steps: Sequence[Step]
@@ -132,6 +132,7 @@ class Training:
     plan: Mapping[str, Any]
     run: Mapping[str, Any]
     bits: Mapping[str, float]
+    strength: float
     base_model: str
     rank: int
     alpha: float

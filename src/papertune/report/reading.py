@@ -145,6 +145,7 @@ def read_training(folder: Path) -> Training:
         plan=plan,
         run=final.provenance["run"] if final else {},
         bits=final.provenance["bits_per_byte"] if final else {},
+        strength=float(final.provenance.get("strength", 1.0)) if final else 1.0,
         base_model=final.base_model if final else "",
         rank=final.rank if final else 0,
         alpha=final.alpha if final else 0.0,

@@ -257,35 +257,48 @@ def out_of_memory(when: str) -> OutOfMemory:
     return OutOfMemory(f"Memory was not enough ({when}).", f"{ADVICE} Finished steps are kept while settings stay the same.")
 
 
-def _validate(engine: Engine, held_out: Sequences, schedule: Schedule, state: LoopState, pace: Pace, calls: Calls, team: Team) -> float:
-    """Bits per byte of held-out text, over at most VALIDATION sequences."""
-    began = time.monotonic()
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """Held-out text under the model as it is: ``loss`` in nats a token, over ``sequences`` in all; ``seconds`` is what this process took."""
+
+    bits_per_byte: float
+    loss: float
+    sequences: int
+    seconds: float
+
+
+def measure(engine: Engine, held_out: Sequences, size: int, calls: Calls, team: Team) -> Validation:
+    """Over at most VALIDATION sequences, ``size`` at a time. Raises OutOfMemory or ProcessLost."""
     count = min(VALIDATION, len(held_out))
     items = [held_out.items[i * len(held_out) // count] for i in range(count)]
     mine = [items[i] for i in team.share([len(item.ids) for item in items])]
-    warm = 0.0
+    warm = time.monotonic()
 
-    def measure() -> float:
+    def nats() -> float:
         """This process's part. The first sequence goes alone, so that what is compiled for it counts for no time."""
         nonlocal warm
-        nats = _sum([engine.measure(mine[:1])]) if mine else 0.0
-        warm = time.monotonic() - began
-        return nats + _sum([engine.measure(part) for part in engine.micro_batches(mine[1:], schedule.batch_size)] if mine[1:] else [])
+        first = _sum([engine.measure(mine[:1])]) if mine else 0.0
+        warm = time.monotonic()
+        return first + _sum([engine.measure(part) for part in engine.micro_batches(mine[1:], size)] if mine[1:] else [])
 
     with team.together():
-        nats = _economising(measure, engine, "validation", calls)
-    nats = team.total(nats)
-    bits = nats / math.log(2) / sum(item.bytes for item in items)
-    calls.log("validation", state.step, loss=nats / sum(item.targets for item in items), bits_per_byte=bits, sequences=count)
-    took = time.monotonic() - began - warm
+        part = _economising(nats, engine, "validation", calls)
+    total = team.total(part)
+    seconds = (time.monotonic() - warm) * (1 + 1 / max(1, len(mine) - 1))
+    return Validation(total / math.log(2) / sum(item.bytes for item in items), total / sum(item.targets for item in items), count, seconds)
+
+
+def _validate(engine: Engine, held_out: Sequences, schedule: Schedule, state: LoopState, pace: Pace, calls: Calls, team: Team) -> float:
+    """Measures, logs, lets the model write; returns bits per byte."""
+    found = measure(engine, held_out, schedule.batch_size, calls, team)
+    calls.log("validation", state.step, loss=found.loss, bits_per_byte=found.bits_per_byte, sequences=found.sequences)
+    sampling = time.monotonic()
     with team.together():
         if team.first:
-            sampling = time.monotonic()
             calls.sample()
-            took += time.monotonic() - sampling
-    state.validation_seconds = took * (1 + 1 / max(1, len(mine) - 1))
+    state.validation_seconds = found.seconds + time.monotonic() - sampling
     pace.validation(state.validation_seconds)
-    return bits
+    return found.bits_per_byte
 
 
 def _figures(state: LoopState, speed: float, peak: int) -> dict[str, str]:

@@ -3,14 +3,14 @@
     output_dir/
         checkpoint-N/    the newest two (``checkpoint``)
         best/            the adapter of the best validation so far
-        final/           the adapter when training has ended: the last one, or with --patience the best
+        final/           the adapter when training has ended: the last one, or with --patience the best; --lora-strength of it
         events.jsonl     the start, every step, validation and checkpoint, the last plan (``log.EventLog``)
         tensorboard/     the same as curves, with --tensorboard
         earlier-N/       what a run with other settings or data left: moved here, never overwritten
 
 A run *is* its settings and data (``_run_of``). Called again with the same ones it goes on from the newest whole checkpoint, or does
 nothing when ``final`` is already theirs; with other ones it sets the earlier run aside and begins anew. ``--resume`` insists: it goes on
-from that checkpoint or refuses.
+from that checkpoint or refuses. ``--lora-strength`` trains nothing: called again with another one, only ``final`` is made anew.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from papertune.config import PlanConfig, TrainConfig
 from papertune.errors import BadAdapter, PapertuneError, SettingsChanged
 from papertune.events import Notice, OnEvent, Report, ignore
 from papertune.files import make_folder
+from papertune.launch import Launch
 from papertune.manifest import Lock
 from papertune.tokenizer import open_tokenizer
 from papertune.train import checkpoint, forecast, inputs
@@ -75,7 +76,7 @@ def _run(config: TrainConfig, team: Team, on_event: OnEvent) -> Report:
         make_folder(config.output_dir)
         lock = Lock(config.output_dir / ".train.lock")
         checkpoint.sweep(config.output_dir)
-        if config.resume is None and _final_run(config.output_dir) == run_id:
+        if config.resume is None and _final_strength(config.output_dir, run_id) == config.lora_strength:
             return True, None
         return False, _where_to_start(config, run_id, on_event)
 
@@ -121,8 +122,8 @@ def _train(config: TrainConfig, base: Base, run_id: dict[str, Any], start: Check
         loop.train(engine, optimizer, stream, held_out, schedule, state, silent, team)
         return Report("train")
 
-    def write_adapter(folder: Path, tensors: Mapping[str, np.ndarray], at: LoopState) -> None:
-        _write_adapter(folder, tensors, config, base, run_id, at)
+    def write_adapter(folder: Path, tensors: Mapping[str, np.ndarray], at: LoopState, strength: float = 1.0) -> None:
+        _write_adapter(folder, tensors, config, base, run_id, at, strength)
 
     def sample() -> None:
         if config.sample_tokens:
@@ -150,8 +151,11 @@ def _train(config: TrainConfig, base: Base, run_id: dict[str, Any], start: Check
             on_event(Notice(f"The validation {state.stale} before the last was the best: its adapter is the final one."))
             engine.load_adapter(best.tensors())
             state.last_bits = best.provenance["bits_per_byte"]["after"]
+        if config.lora_strength < 1:
+            engine.load_adapter(adapter.weakened(engine.adapter(), config.lora_strength))
+            state.last_bits = loop.measure(engine, held_out, schedule.batch_size, calls, Team(Launch())).bits_per_byte  # the others have left
         with checkpoint.folder_in_place_of(config.output_dir / FINAL) as beside:
-            write_adapter(beside, engine.adapter(), state)
+            write_adapter(beside, engine.adapter(), state, config.lora_strength)
     finally:
         if plan := plan_of(engine):
             log.write("plan", state.step, **plan)
@@ -222,7 +226,8 @@ def _where_to_start(config: TrainConfig, run_id: dict[str, Any], on_event: OnEve
             on_event(Notice(f"There is no checkpoint under {output} yet: training begins."))
     if start is not None:
         ours = start.folder.resolve().parent == output.resolve()
-        aside = _set_aside(output, start.state.step if ours else -1)
+        last = ours and not checkpoint.checkpoints_after(output, start.state.step) and _final_strength(output, run_id) is not None
+        aside = None if last else _set_aside(output, start.state.step if ours else -1)  # that final is this checkpoint's, at some strength
         later = f"; what came after it is kept in {aside}" if aside else ""
         on_event(Notice(f"Going on from {start.folder}, step {start.state.step}{later}."))
     return start
@@ -253,7 +258,7 @@ def _short(value: Any) -> str:
 
 
 def _write_adapter(
-    folder: Path, tensors: Mapping[str, np.ndarray], config: TrainConfig, base: Base, run_id: dict[str, Any], state: LoopState
+    folder: Path, tensors: Mapping[str, np.ndarray], config: TrainConfig, base: Base, run_id: dict[str, Any], state: LoopState, strength: float
 ) -> None:
     adapter.write_adapter(
         folder,
@@ -267,20 +272,20 @@ def _write_adapter(
             "papertune": papertune.__version__,
             "step": state.step,
             "run": run_id,
+            "strength": strength,
             "bits_per_byte": {"before": state.first_bits, "after": state.last_bits},
         },
     )
 
 
-def _final_run(output: Path) -> dict[str, Any] | None:
-    """The settings and data of the run whose result ``final`` is; None when there is none or it cannot be read whole."""
+def _final_strength(output: Path, run_id: Mapping[str, Any]) -> float | None:
+    """The strength of ``final``; None when there is none, it cannot be read whole, or it is another run's."""
     try:
         opened = adapter.open_adapter(output / FINAL)
         opened.pairs()
     except BadAdapter:
         return None
-    run_id = opened.provenance.get("run")
-    return run_id if isinstance(run_id, dict) else None
+    return float(opened.provenance.get("strength", 1.0)) if opened.provenance.get("run") == run_id else None
 
 
 def _report(config: TrainConfig, *, state: LoopState | None = None, fresh: bool = False) -> Report:

@@ -29,7 +29,8 @@ def _lead(found: Training) -> str:
     if not found.validations:
         return f"{steps}; not measured on held-out text yet."
     first, last = found.validations[0].bits_per_byte, found.validations[-1].bits_per_byte
-    return f"{steps}. On held-out examples {fixed(first, 3)} bits per byte before, {fixed(last, 3)} after."
+    less = f" The adapter applies {found.strength:.0%} of what was learnt: {fixed(found.bits['after'], 3)}." if found.strength < 1 else ""
+    return f"{steps}. On held-out examples {fixed(first, 3)} bits per byte before, {fixed(last, 3)} after.{less}"
 
 
 def _losses(found: Training) -> Markup:
@@ -135,6 +136,7 @@ def _numbers(found: Training) -> Markup:
             ("Memory at its peak", f"{gib(peak)}{where}"),
             ("Checkpoints written", count(found.checkpoints)),
             ("LoRA", f"rank {found.rank}, alpha {found.alpha:g}" if found.run else None),
+            ("Strength", f"{found.strength:.0%} of what was learnt" if found.strength < 1 else None),
             ("Adapter", size(found.adapter_size) if found.run else None),
         ]
     )
