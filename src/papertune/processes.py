@@ -51,7 +51,7 @@ class Source(Protocol):
     """A process that cannot be had is one that has ended."""
 
     def start(self, pipe: Connection) -> Process: ...
-    def close(self) -> None: ...
+    def close(self) -> object: ...
 
 
 def source_of(life: Life, imports: Sequence[str] = (), later_imports: Sequence[str] = ()) -> Source:
@@ -84,15 +84,16 @@ class _Forks:
         try:
             if self._server is None:
                 self._pipe, theirs = _SPAWN.Pipe()
-                self._server = _SPAWN.Process(target=_fork_on_request, args=(*self._what, theirs, os.getpid()), daemon=True)
-                self._server.start()
+                server = _SPAWN.Process(target=_fork_on_request, args=(*self._what, theirs, os.getpid()), daemon=True)
+                server.start()
                 theirs.close()
+                self._server = server
             self._pipe.send(("start", 0))
             send_handle(self._pipe, pipe.fileno(), 0)
             return _Forked(self._answer(), self)
         except (OSError, EOFError):
             process = _Forked(None, self)
-            process.exitcode = self._end_server()
+            process.exitcode = self.close()
             return process
 
     def end_of(self, pid: int) -> int | None:
@@ -108,24 +109,22 @@ class _Forks:
         with contextlib.suppress(OSError):
             self._pipe.send(("bury", pid))
 
-    def close(self) -> None:
-        if self._server:
-            self._end_server()
+    def close(self) -> int | None:
+        """Gives the server's exit code."""
+        server, self._server = self._server, None
+        if server is None:
+            return None
+        self._pipe.close()
+        server.join(2 * _REAP)
+        server.kill()
+        server.join(_REAP)
+        return server.exitcode
 
     def _answer(self) -> int | None:
         if not self._pipe.poll(_START):
             raise EOFError
         answer: int | None = self._pipe.recv()
         return answer
-
-    def _end_server(self) -> int | None:
-        server, self._server = self._server, None
-        assert server is not None
-        self._pipe.close()
-        server.join(2 * _REAP)
-        server.kill()
-        server.join(_REAP)
-        return server.exitcode
 
 
 class _Forked:
