@@ -225,7 +225,7 @@ def main() -> None:
         print(f"{label:10s} {right[label]:6d} of {total[label]:6d} lines  {right[label] / max(1, total[label]):.3f}")
     if args.documents:
         for name, (rows, body, aside) in papers.items():
-            write_document(args.documents / "shipped", name, rows, labeller.kinds_of(rows, body), body, aside)
+            write_document(args.documents / "shipped", name, rows, labeller.kinds_of(rows, body)[0], body, aside)
         print_scores(args.papers, args.documents / "left-out", f"{count} folds, publishers left out")
         print_scores(args.papers, args.documents / "shipped", "the shipped labeller, on papers it has seen")
 

@@ -36,6 +36,11 @@ def misbehave(how: str) -> str:
             os._exit(0)
         case "close-stdout":
             sys.stdout.close()
+        case "end-my-parent":  # of forked workers, the process that forked them
+            os.kill(os.getppid(), signal.SIGKILL)
+            time.sleep(1000)
+        case "tell-imports":
+            return " ".join(name for name in ("colorsys", "wave") if name in sys.modules)
         case "chatter":
             print("native noise", flush=True)
     return f"{how}: done by {os.getpid()}"

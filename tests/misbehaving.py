@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 import signal
@@ -36,7 +37,10 @@ class Misbehaving:
         if command is not None:
             how = command[1].decode()
             if how == "kill-parent":
-                os.kill(os.getppid(), signal.SIGKILL)
+                parent = multiprocessing.parent_process()
+                assert parent is not None
+                assert parent.pid is not None
+                os.kill(parent.pid, signal.SIGKILL)
                 time.sleep(100)
             elif how == "grow":
                 with path.open("ab") as file:

@@ -22,8 +22,9 @@ import gc
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -32,6 +33,7 @@ from papertune.errors import Busy, from_os_error
 
 VERSION = 1
 _CLOSE = b"\n]}\n"
+_AT_ONCE = 1000  # lines
 Item = dict[str, Any]
 
 
@@ -47,26 +49,33 @@ def read_manifest(path: Path) -> tuple[dict[str, Any], dict[str, Item]]:
     return header, items
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Item], dict[str, bytes]]:
-    """Header, items by key, and each item's line as it stands, so that rewriting need not encode it anew."""
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Item], dict[str, int]]:
+    """Header, items by key, and the number of each item's line, so that rewriting can copy the line as it stands."""
     try:
-        data = path.read_bytes()
+        file = open(path, "rb")  # noqa: SIM115 - closed below
     except FileNotFoundError:
         return {}, {}, {}
-    lines = data.split(b"\n")
-    header = _parse(lines[0] + b"]}").get("header")
-    if not isinstance(header, dict):
-        return {}, {}, {}
-    with _collector_off():
-        found = _parse(data).get("items")  # all at once is quicker, and keeps one copy of the field names
-    if not isinstance(found, list) or len(found) != len(lines) - 3:  # the header's line, the closing one, and nothing after it
-        found = [_parse(line.rstrip(b",")) for line in lines[1:]]
-    items, kept = {}, {}
-    for item, line in zip(found, lines[1:], strict=False):
-        if isinstance(item, dict) and isinstance(item.get("key"), str):
-            items[item["key"]] = item
-            kept[item["key"]] = line.rstrip(b",")
-    return header, items, kept
+    items: dict[str, Item] = {}
+    places: dict[str, int] = {}
+    with file, _collector_off():
+        header = _parse(file.readline() + b"]}").get("header")
+        if not isinstance(header, dict):
+            return {}, {}, {}
+        for number, item in enumerate(_parsed(file), 1):
+            if isinstance(item, dict) and isinstance(item.get("key"), str):
+                items[item["key"]] = item
+                places[item["key"]] = number
+    return header, items, places
+
+
+def _parsed(file: IO[bytes]) -> Iterator[Any]:
+    """What stands on each line. Many at once are quicker, and share the names of their fields; all at once would stand in memory thrice."""
+    while lines := list(islice(file, _AT_ONCE)):
+        try:
+            found = json.loads(b"[" + b"".join(lines).rstrip(b",\n") + b"]")
+        except ValueError:  # the closing line is among them, or a torn one
+            found = []
+        yield from found if len(found) == len(lines) else [_parse(line.rstrip(b",\n")) for line in lines]
 
 
 class Manifest:
@@ -81,10 +90,10 @@ class Manifest:
         self._lock = Lock(path.with_name(path.name + ".lock"))
         try:
             self.items: dict[str, Item] = {}
-            lines: dict[str, bytes] = {}
+            places: dict[str, int] = {}
             if resume:
-                _, self.items, lines = _read(path)
-            self._file = self._rewrite(header, lines.values())
+                _, self.items, places = _read(path)
+            self._file = self._rewrite(header, set(places.values()))
         except BaseException:
             self._lock.release()
             raise
@@ -113,16 +122,27 @@ class Manifest:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _rewrite(self, header: Mapping[str, Any], lines: Iterable[bytes]) -> IO[bytes]:
-        """Starts the file afresh with the items that hold, beside the old one first, and leaves it open."""
+    def _rewrite(self, header: Mapping[str, Any], places: Container[int]) -> IO[bytes]:
+        """Starts the file afresh with the items that hold, beside the old one first, and leaves it open. ``places`` are their lines' numbers."""
         from papertune.files import writing
 
         with writing(self.path) as file:
             file.write(_dump({"version": VERSION, "header": dict(header)})[:-1] + b', "items": [')
-            file.write(b",".join(b"\n" + line for line in lines))
+            separator = b"\n"
+            for line in self._lines(places):
+                file.write(separator + line)
+                separator = b",\n"
             self._end = file.tell()
             file.write(_CLOSE)
         return open(self.path, "r+b", buffering=0)
+
+    def _lines(self, places: Container[int]) -> Iterator[bytes]:
+        """The items' lines in these places of the file as it is."""
+        if places:
+            with open(self.path, "rb") as file:
+                for number, line in enumerate(file):
+                    if number in places:
+                        yield line.rstrip(b",\n")
 
     def _write_at(self, line: bytes) -> int:
         self._file.seek(self._end)

@@ -1,7 +1,7 @@
 """Work done in processes that may crash, hang or eat memory without harming anything else.
 
-``Workers`` keeps a few spawned processes, each running one module-level function on one task at a time. Whatever a task does to its
-process, the caller gets exactly one ``Outcome`` that says how it ended, the process is replaced, and the other tasks go on.
+``Workers`` keeps a few processes, each running one module-level function on one task at a time. Whatever a task does to its process, the
+caller gets exactly one ``Outcome`` that says how it ended, the process is replaced, and the other tasks go on.
 
 Why not a pool from a library: the ones tried either lost the other tasks when a worker died (``ProcessPoolExecutor``), hung for ever
 (``multiprocessing.Pool``), or could not limit memory or tell the signal. See ``docs/architecture.md``.
@@ -10,29 +10,35 @@ Why not a pool from a library: the ones tried either lost the other tasks when a
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
+import gc
 import os
 import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from functools import partial
+from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Literal, TypeVar
 
 from papertune.errors import WorkersCannotStart
+from papertune.processes import Source, source_of
 
 Task = TypeVar("Task")
 Status = Literal["ok", "raised", "timeout", "memory", "killed"]
 
 _POLL = 0.05  # seconds between looks at memory and clocks
 _START = 120.0  # seconds a process may take to come up: imports on a cold, busy disk
-_REAP = 5.0  # seconds to wait for a killed process: one that waits for a broken disk cannot die, and must not hold up the others
+_REAP = 5.0  # seconds to wait for a dying process: one that waits for a broken disk cannot die, and must not hold up the others
 _STARTS = 3  # processes in a row that may fail to come up before the run is stopped
+
+
+COLLECT_AFTER = 20_000
+"""New objects between two searches for cycles in a worker. With Python's 700, those go through a parser's millions of objects again and again: a
+quarter of pypdf's time for them, and a seventh of ours for 20,000 pages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +61,9 @@ class Workers(Generic[Task]):
     """``count`` processes that run ``function(task)``; a context manager.
 
     ``function`` and the tasks are pickled, so it must be importable by name. ``timeout`` is in seconds a task, ``memory_limit`` in bytes of
-    resident memory a process. ``log`` takes what the processes print. ``on_start`` is called just before a process gets a task. A process is
-    replaced after ``recycle`` tasks, since native libraries leak. Raises WorkersCannotStart when processes cannot even start.
+    resident memory a process. ``imports`` are the modules that ``function`` imports for most tasks, ``later_imports`` those for tasks that have
+    failed: processes need not do it one by one (``processes``). ``log`` takes what they print. ``on_start`` is called just before a process gets a
+    task. A process is replaced after ``recycle`` tasks, since native libraries leak. Raises WorkersCannotStart when processes cannot even start.
     """
 
     def __init__(
@@ -66,12 +73,15 @@ class Workers(Generic[Task]):
         count: int,
         timeout: float,
         memory_limit: int,
+        imports: Sequence[str] = (),
+        later_imports: Sequence[str] = (),
         log: Path | None = None,
         on_start: Callable[[Task], None] | None = None,
         recycle: int = 200,
     ) -> None:
-        self._function, self._count, self._timeout, self._memory = function, count, timeout, memory_limit
+        self._count, self._timeout, self._memory = count, timeout, memory_limit
         self._log, self._on_start, self._recycle = log, on_start, recycle
+        self._source = source_of(partial(_serve, function, log), imports, later_imports)
         self._waiting: deque[Task] = deque()
         self._slots: list[_Slot[Task]] = []
         self._failed_starts = 0
@@ -99,6 +109,7 @@ class Workers(Generic[Task]):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for slot in self._slots:
             slot.kill()
+        self._source.close()
 
     def _hand_out(self) -> None:
         for slot in [s for s in self._slots if s.ready and not s.busy]:
@@ -109,7 +120,7 @@ class Workers(Generic[Task]):
             slot.give(self._waiting.popleft())
         coming = sum(not slot.ready for slot in self._slots)
         while self._waiting and len(self._slots) < self._count and coming < len(self._waiting):
-            self._slots.append(_Slot(self._function, self._log))
+            self._slots.append(_Slot(self._source))
             coming += 1
 
     def _look(self) -> Iterator[tuple[Task, Outcome]]:
@@ -143,11 +154,9 @@ class Workers(Generic[Task]):
 class _Slot(Generic[Task]):
     """One process, the pipe to it, and the task it has."""
 
-    def __init__(self, function: Callable[[Task], Any], log: Path | None) -> None:
-        context = multiprocessing.get_context("spawn")  # fork copies locks and threads in any state
-        self.pipe, childs_end = context.Pipe()
-        self.process: BaseProcess = context.Process(target=_serve, args=(function, childs_end, os.getpid(), log), daemon=True)
-        self.process.start()
+    def __init__(self, source: Source) -> None:
+        self.pipe, childs_end = Pipe()
+        self.process = source.start(childs_end)
         childs_end.close()  # else the pipe never reports the child's death
         self.task: Task | None = None
         self.ready, self.alive, self.done = False, True, 0
@@ -207,7 +216,7 @@ class _Slot(Generic[Task]):
 
     def _died(self) -> Outcome | None:
         self.alive = False
-        self.process.join(5)
+        self.process.join(_REAP)
         return Outcome("killed", detail=self.epitaph(), seconds=self._seconds()) if self.busy else None
 
     def _seconds(self) -> float:
@@ -224,10 +233,9 @@ def _resident(pid: int | None) -> int:
         return 0
 
 
-def _serve(function: Callable[[Any], Any], pipe: Connection, parent: int, log: Path | None) -> None:
+def _serve(function: Callable[[Any], Any], log: Path | None, pipe: Connection) -> None:
     """The life of a worker process: answers tasks until the pipe closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which lets the unit in progress end
-    _die_with(parent)
+    gc.set_threshold(COLLECT_AFTER)
     if log is not None:
         _print_into(log)
     pipe.send(None)
@@ -243,25 +251,6 @@ def _serve(function: Callable[[Any], Any], pipe: Connection, parent: int, log: P
         except Exception as error:
             answer = ("raised", None, type(error).__name__, str(error))
         pipe.send(answer)
-
-
-def _die_with(parent: int) -> None:
-    """No worker outlives a parent that was killed, whatever it is busy with."""
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, prctl(2)
-        if os.getppid() != parent:  # it died before the call
-            os._exit(1)
-        return
-    import threading
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _print_into(log: Path) -> None:

@@ -63,7 +63,19 @@ def test_good_tasks_survive_bad_neighbours_and_no_process_is_left() -> None:
     ended = outcomes_of(tasks, timeout=1.0)
     assert Counter(task for task, _ in ended) == Counter(tasks)
     assert all(outcome.status == "ok" for task, outcome in ended if task == "good")
-    assert [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())] == []
+    assert workers_here() == []
+
+
+def workers_here() -> list[psutil.Process]:
+    """Our worker processes and what forks them, the dead that nobody has waited for included; not Python's own tracker of semaphores."""
+    return [child for child in psutil.Process().children(recursive=True) if "resource_tracker" not in words_of(child)]
+
+
+def words_of(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.ZombieProcess:
+        return ""
 
 
 def test_tasks_may_be_added_while_others_run() -> None:
@@ -100,6 +112,42 @@ class _Unloadable:
 
     def __reduce__(self) -> tuple[object, tuple[int]]:
         return os._exit, (3,)
+
+
+FORKED = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
+
+
+@FORKED
+def test_what_forks_has_one_thread_and_leaves_no_zombies() -> None:
+    with Workers(misbehave, count=1, timeout=0.3, memory_limit=1 << 30, imports=["numpy"]) as workers:
+        for how in ["good", "hang", "segfault", "hang", "good"]:
+            workers.submit(how)
+        for _ in workers.outcomes():
+            [server] = [child for child in psutil.Process().children() if "spawn_main" in words_of(child)]
+            assert server.num_threads() == 1
+            deadline = time.monotonic() + 5
+            while dead := [child for child in server.children() if child.status() == psutil.STATUS_ZOMBIE]:
+                assert time.monotonic() < deadline, dead
+                time.sleep(0.01)
+    assert workers_here() == []
+
+
+@FORKED
+def test_workers_need_not_import_what_was_imported_before_the_fork() -> None:
+    with Workers(misbehave, count=1, timeout=20, memory_limit=1 << 30, imports=["colorsys", "no.such.module"], later_imports=["wave"]) as workers:
+        for how in ["tell-imports", "segfault", "tell-imports"]:
+            workers.submit(how)
+        assert [outcome.value for _, outcome in workers.outcomes()] == ["colorsys", None, "colorsys wave"]
+
+
+@FORKED
+def test_tasks_go_on_when_what_forks_is_killed() -> None:
+    """The running ones die with it, and are told so; there is no process left that nobody watches."""
+    tasks = ["good", "end-my-parent", "good", "good"]
+    ended = outcomes_of(tasks, count=1)
+    assert [(task, outcome.status) for task, outcome in ended] == [("good", "ok"), ("end-my-parent", "killed"), ("good", "ok"), ("good", "ok")]
+    assert "SIGKILL" in ended[1][1].detail
+    assert workers_here() == []
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kill -9")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -69,12 +69,15 @@ class Reading:
         if kind in MODELS:
             limits = (MODELS_TIME * limits[0], max(limits[1], MODELS_MEMORY))
         by_path = {job.file.path: job for job in jobs}
+        common = [] if kind in MODELS else jobs  # models are loaded where they are used: their libraries have threads, and the GPU
         passed_on = []
         workers = Workers(
             read,
             count=count,
             timeout=limits[0],
             memory_limit=limits[1] << 20,
+            imports=_modules({job.chain[0] for job in common}),
+            later_imports=_modules({engine for job in common for engine in job.chain[1:]}),
             log=self.config.output_dir / LOG,
             on_start=lambda task: self.ledger.started(by_path[task.path]),
         )
@@ -150,6 +153,10 @@ class Reading:
 def _kind(job: Job) -> str:
     """Which workers the job's next backend runs in: its own, where it loads models, or the common ones."""
     return job.chain[0] if job.chain[0] in MODELS else "common"
+
+
+def _modules(engines: Collection[str]) -> list[str]:
+    return sorted({BACKENDS[engine][0].partition(":")[0] for engine in engines})
 
 
 def _verdict(job: Job) -> Answer:

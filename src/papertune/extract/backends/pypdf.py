@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from pypdf import PdfReader
+from pypdf import PdfReader, apply_configuration
 from pypdf.errors import DependencyError, PyPdfError
 
 from papertune.extract.backend import Damaged, NeedsPassword, Options
 from papertune.extract.plain import document_of_pages
 from papertune.records import Document
+
+MOST_UNPACKED = 16 << 20
+"""Bytes of a stream. pypdf gives up a page after two million operands and operators, which are fewer bytes than these, but three seconds."""
 
 
 class PyPdf:
@@ -18,6 +21,10 @@ class PyPdf:
 
     def read(self, path: Path) -> Document:
         """Raises NeedsPassword, Damaged, NoTextLayer or PartlyRead."""
+        with apply_configuration(zlib_maximum_output_length=MOST_UNPACKED, array_based_stream_maximum_output_length=MOST_UNPACKED):
+            return self._read(path)
+
+    def _read(self, path: Path) -> Document:
         try:
             reader = PdfReader(path)
             if reader.is_encrypted and not reader.decrypt(""):
