@@ -1,6 +1,6 @@
 """Does fine-tuning make a real model better at a real domain? The whole of it, measured on papers that it never saw.
 
-    python -m benchmarks.bench_domain PAPERS SEEDLING OUT [--only RUNS] [--steps 141 --tokens 256] [--lr 2e-3] [--share 0.2] [--strength 1]
+    python -m benchmarks.bench_domain PAPERS SEEDLING OUT [--only RUNS] [--steps 141 --tokens 256] [--lr RATE] [--share 0.2] [--strength S]
         [--record]
 
 PAPERS holds ``pdf/`` with the 65 papers, SEEDLING a base model of 40 million parameters that has seen no such paper, with ``general_val.txt``.
@@ -35,6 +35,7 @@ HELD_BACK = (
     *("PMC7065120", "PMC4945999", "PMC5696514", "PMC5497343", "PMC6093152"),
 )
 DOCUMENT = "\n\x1e\n"  # between the documents of the general text
+RUNS = {"plain": (2e-3, 1.0), "replay": (1e-3, 0.6), "shuffled": (2e-3, 1.0)}  # rate, and strength of the adapter
 
 
 def main() -> None:
@@ -44,16 +45,19 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--steps", type=int, help="of 4 sequences; one pass over the papers if not named")
     parser.add_argument("--tokens", type=int, default=512, help="in a sequence, at most")
-    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--lr", type=float, help="1e-3 with replay, else 2e-3, if not named")
     parser.add_argument("--share", type=float, default=0.2, help="of general text with replay")
-    parser.add_argument("--strength", type=float, default=1.0, help="of the adapter; another one for a finished run trains nothing")
-    parser.add_argument("--only", default="plain,replay,shuffled", metavar="RUNS", help="names with commas between")
+    parser.add_argument("--strength", type=float, help="of the adapter, 0.6 with replay, else 1, if not named; another one trains nothing")
+    parser.add_argument("--only", default=",".join(RUNS), metavar="RUNS", help="names with commas between")
     parser.add_argument("--record", action="store_true", help="append to results.jsonl")
     args = parser.parse_args()
     out = args.out.resolve()
     extract(args.papers, out)
     part_general_text(args.seedling / "general_val.txt", out)
+    wanted = vars(args).copy()
     for run in args.only.split(","):
+        for name, usual in zip(("lr", "strength"), RUNS[run], strict=True):
+            setattr(args, name, usual if wanted[name] is None else wanted[name])
         adapter = fine_tune(run, args, out)
         share = {"share": args.share} if run == "replay" else {}
         shape = {"steps": args.steps or "one pass", "tokens": args.tokens, "lr": args.lr, **share, "strength": args.strength}
