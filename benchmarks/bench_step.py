@@ -345,7 +345,7 @@ def caps(options: argparse.Namespace) -> None:
             foreseen = 0.0
             try:
                 whole = replace(frozen, embedding=frozen.embedding.cuda())
-                engine, _ = our_engine(options.layers, random_matrix, frozen=whole, dropout=0.05, memory=round(cap * GIB))
+                engine = our_engine(options.layers, random_matrix, frozen=whole, dropout=0.05, memory=round(cap * GIB))[0]
                 whole = None
                 items, replans = sequences([length] * 4), 0
                 while True:
