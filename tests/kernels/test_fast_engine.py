@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from papertune.base import Base, open_folder
@@ -17,7 +20,7 @@ from papertune.config import SEVEN_PROJECTIONS
 from papertune.errors import BadModel
 from papertune.tokenizer import SENTENCEPIECE
 from papertune.train.batches import TokenSequence
-from papertune.train.fast.budget import Budget, Link, Sizes, Work, choose
+from papertune.train.fast.budget import Budget, Link, Sizes, Work, choose, cut
 from papertune.train.fast.engine import FastEngine, Frozen, load_frozen
 from papertune.train.fast.flat import sizes
 from papertune.train.fast.layer import Layer
@@ -320,6 +323,14 @@ def test_a_plan_fits_what_is_free_and_keeps_as_much_as_that_allows() -> None:
     assert choose(size, step, free=5 << 29, host_free=1 << 40, link=quick).offload > 20
     assert choose(size, step, free=5 << 29, host_free=1 << 40, link=slow).offload == 0
     assert choose(size, step, free=5 << 29, host_free=1 << 30, link=quick).offload == 0
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=30), st.integers(1, 120))
+def test_sequences_are_cut_into_as_few_parts_as_their_order_allows(lengths: list[int], room: int) -> None:
+    parts = [lengths[part] for part in cut(lengths, room)]
+    assert [length for part in parts for length in part] == lengths
+    assert all(sum(part) <= room or len(part) == 1 for part in parts)
+    assert all(sum(part) + following[0] > room for part, following in pairwise(parts))
 
 
 def test_sequences_are_packed_in_order_up_to_what_fits(model: Base, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,6 +56,17 @@ def test_speed_agrees_with_the_slice_that_was_measured() -> None:
     assert slow.gpu == pytest.approx(4.895 * GIB, rel=0.07)  # docs/memory-budget.md, measured
 
 
+def test_a_step_too_long_for_the_card_is_planned_in_parts() -> None:
+    from papertune.train.arithmetic import outlook
+    from papertune.train.fast.shape import Shape
+
+    mistral = Shape(32, 4096, 14336, 32, 8, 128, 32000, 1e-5, 1e4, 4096, False)
+    one, four = (outlook(SLICE, mistral, "", 16, SEVEN_PROJECTIONS, [4096] * count, 1) for count in (1, 4))
+    assert four.fits
+    assert four.gpu <= four.available
+    assert four.tokens_per_second == pytest.approx(one.tokens_per_second, rel=0.1), "four parts take four times as long"
+
+
 def plan(said: list[Event] | None = None, **settings: object) -> dict[str, str]:
     return dict(run(PlanConfig(**settings), on_event=(said if said is not None else []).append).summary)  # type: ignore[arg-type]
 

@@ -17,7 +17,7 @@ import psutil
 from papertune.cards import Card
 from papertune.device import GIB
 from papertune.train.checkpoint import KEEP
-from papertune.train.fast.budget import HOST_SHARE, MARGIN, Link, Sizes, Work, choose
+from papertune.train.fast.budget import HOST_SHARE, MARGIN, Link, Sizes, Work, capacity, choose, cut
 from papertune.train.fast.flat import GROUPS, sizes
 from papertune.train.fast.plan import words
 from papertune.train.fast.shape import Shape
@@ -53,18 +53,21 @@ def outlook(card: Card, shape: Shape, unsupported: str, rank: int, targets: Sequ
     disk = lora * (4 + 2) * (KEEP + 1) + 2 * lora * 4
     if card.bf16 and not unsupported:
         u = tuple(-(-rank * sum(name in targets for name in names) // 16) * 16 for names in GROUPS)
-        measure, work = Sizes(shape, 2, u), Work(tokens, tokens, len(lengths))
-        resident = base_bytes(shape) + lora * 10
+        measure, resident = Sizes(shape, 2, u), base_bytes(shape) + lora * 10
         link = Link(rate, card.link * 1e9)
         host = int(psutil.virtual_memory().total * HOST_SHARE)
-        plan = choose(measure, work, free=available - resident - MARGIN, host_free=host, link=link)
+        free = available - resident - MARGIN
+        parts = cut(lengths, capacity(measure, free=free))
+        most = max(sum(lengths[part]) for part in parts)  # all micro-batches are taken to be as large
+        work = Work(most, most, -(-len(lengths) // len(parts)))
+        plan = choose(measure, work, free=free, host_free=host, link=link)
         peak = resident + measure.peak(plan, work)
         again = shape.layers - min(shape.layers, plan.keep + plan.offload)
-        moved, layer = measure.offloaded(tokens) / link.host, 2 * products / shape.layers * tokens / rate
-        seconds = REST + 4 * (products + shape.vocabulary * shape.hidden) * tokens / rate
-        seconds += again * layer + 2 * 2.5 * products / (card.bandwidth * 1e9)  # dequantised twice: half a byte read, two written
-        seconds += plan.offload * (max(0.0, moved - layer) + max(0.0, moved - 2 * layer))
-        parked = plan.offload * measure.offloaded(tokens) + (tokens * shape.hidden * 2 * again if plan.park_inputs else 0)
+        moved, layer = measure.offloaded(most) / link.host, 2 * products / shape.layers * most / rate
+        seconds = REST + 4 * (products + shape.vocabulary * shape.hidden) * tokens / rate + again * layer * tokens / most
+        seconds += len(parts) * 2 * 2.5 * products / (card.bandwidth * 1e9)  # dequantised twice: half a byte read, two written
+        seconds += plan.offload * (max(0.0, moved - layer) + max(0.0, moved - 2 * layer)) * tokens / most
+        parked = plan.offload * measure.offloaded(most) + (most * shape.hidden * 2 * again if plan.park_inputs else 0)
         return Outlook(
             "fast", words(plan, shape.layers), peak, available, 2 * GIB + parked, disk, tokens / seconds, peak + MARGIN <= available
         )

@@ -282,6 +282,17 @@ def groups_of(shape: Shape) -> int:
     return next(count for count in (4, 2, 1) if shape.kv_heads % count == 0)
 
 
+def cut(lengths: Sequence[int], room: int) -> list[slice]:
+    """Sequences in order as few parts of at most ``room`` tokens; one that is longer is a part of its own."""
+    parts, first, used = [], 0, 0
+    for i, length in enumerate(lengths):
+        if i > first and used + length > room:
+            parts.append(slice(first, i))
+            first, used = i, 0
+        used += length
+    return [*parts, slice(first, len(lengths))]
+
+
 def capacity(size: Sizes, *, free: int) -> int:
     """Tokens that fit at once when every layer is recomputed; at least 1."""
     low, high = 1, 1 << 20

@@ -18,7 +18,7 @@ from papertune.base import Base
 from papertune.kernels import nf4, ops
 from papertune.kernels.nf4 import NF4
 from papertune.train.batches import TokenSequence
-from papertune.train.fast.budget import Budget, Work
+from papertune.train.fast.budget import Budget, Work, cut
 from papertune.train.fast.flat import GROUPS, FlatLora, sizes
 from papertune.train.fast.host import Host, Parked
 from papertune.train.fast.layer import Layer, Save, Saved
@@ -179,16 +179,9 @@ class FastEngine:
 
         What fits is not asked for again when the card has more free later: another cut would round differently.
         """
-        room, used = self.budget.capacity(), 0
+        room = self.budget.capacity()
         self.room = room = min(room, self.room or room)
-        parts: list[list[TokenSequence]] = [[]]
-        for item in batch:
-            if parts[-1] and used + len(item.ids) > room:
-                parts.append([])
-                used = 0
-            parts[-1].append(item)
-            used += len(item.ids)
-        return parts
+        return [list(batch[part]) for part in cut([len(item.ids) for item in batch], room)]
 
     def adapter(self) -> dict[str, np.ndarray]:
         """A copy of the LoRA weights, float32 on the CPU."""
