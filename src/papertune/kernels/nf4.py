@@ -56,7 +56,7 @@ class NF4:
 
 
 def quantize(weight: Tensor) -> NF4:
-    """(rows, columns) → NF4; on a GPU by bitsandbytes' own quantiser, on a CPU by ``blockwise``, which gives what bitsandbytes gives on a GPU.
+    """(rows, columns) → NF4; on a GPU by bitsandbytes' own quantiser, on a CPU by ``blockwise``, which takes the nearest value.
 
     (On a CPU, bitsandbytes takes one scale in 700 for its neighbour.) Raises ValueError when rows · columns is no multiple of 64.
     """
