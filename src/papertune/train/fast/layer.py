@@ -22,7 +22,7 @@ from papertune.kernels import ops
 from papertune.kernels.ops import AttentionState
 from papertune.train.fast.packing import Packed
 from papertune.train.fast.plan import Plan
-from papertune.train.fast.projections import Dropout, Group, Joined
+from papertune.train.fast.projections import Dropout, Group
 from papertune.train.fast.shape import Shape
 
 
@@ -64,6 +64,10 @@ class Saved:
         assert isinstance(tensor, Tensor), name
         return tensor
 
+    def weights_of(self, group: Group) -> Tensor:
+        """Those kept for the backward pass, which asks in the opposite order, else dequantised again."""
+        return self.weights.pop() if self.weights else group.weights()
+
 
 @dataclass(slots=True)
 class _Attended:
@@ -103,12 +107,9 @@ class Layer:
         rows = 0 if save is Save.COSTLY else plan.rows(len(x))
         if rows:
             return (self._mlp_in_parts(h, dropout, rows) if saved is None else x.new_empty(0)), saved
-        n2 = self._gate_up.input(len(x))
-        r2, fed = ops.rms_norm(h, self._norm2, self._shape.eps, n2.x, self._gate_up.mask(dropout))
-        gate_up = self._project(self._gate_up, n2, fed, kept)
+        gate_up, u_gate_up, r2 = self._projected(self._gate_up, h, self._norm2, self._weights(self._gate_up, kept), dropout)
         if saved is not None:
-            saved.r2, saved.gate_up, saved.u_gate_up = r2, gate_up, n2.u.clone()
-        del n2, fed
+            saved.gate_up, saved.u_gate_up, saved.r2 = gate_up, u_gate_up, r2
         activated = self._down.input(len(x))
         fed = ops.swiglu(gate_up, activated.x, self._down.mask(dropout))
         del gate_up
@@ -128,30 +129,27 @@ class Layer:
 
         ``bring_x`` fetches x after the backward pass of attention, which needs memory most; without it x is in ``saved``.
         """
-        dropout, weights = Dropout(batch.keys, self._share), saved.weights
+        dropout = Dropout(batch.keys, self._share)
         if saved.gate_up is None:
             self._mlp_backward_in_parts(dy, saved.take("h"), dropout, plan.rows(len(dy)))
         else:
-            self._mlp_backward(dy, saved, dropout)
+            us = saved.take("u_gate_up"), saved.take("u_down")
+            self._mlp_backward(dy, saved.take("h"), saved.take("r2"), saved.take("gate_up"), us, dropout, saved.weights_of)
         attended, mask = saved.take("attended"), self._out.mask(dropout)
-        d_heads = self._out.backward(dy, weights.pop() if weights else self._out.weights(), mask)
+        d_heads = self._out.backward(dy, saved.weights_of(self._out), mask)
         self._out.gather(dy, ops.dropout(attended, mask), saved.u_out)
         d_qkv = self._attention_backward(d_heads, saved.take("qkv"), attended, saved.state, batch, plan.head_groups)
         del d_heads, attended
         x = saved.take("x") if bring_x is None else bring_x()
         mask = self._qkv.mask(dropout)
-        dn = self._qkv.backward(d_qkv, weights.pop() if weights else self._qkv.weights(), mask)
+        dn = self._qkv.backward(d_qkv, saved.weights_of(self._qkv), mask)
         ops.rms_norm_backward_(dn, x, self._norm1, saved.r1, dy[:, : self._shape.hidden], mask)
         self._qkv.gather(d_qkv, dn, saved.u_qkv)
         return dy
 
     def _attend(self, x: Tensor, batch: Packed, dropout: Dropout, save: Save, kept: list[Tensor] | None) -> _Attended:
         shape = self._shape
-        n1 = self._qkv.input(len(x))
-        r1, fed = ops.rms_norm(x, self._norm1, shape.eps, n1.x, self._qkv.mask(dropout))
-        qkv = self._project(self._qkv, n1, fed, kept)
-        u_qkv = n1.u.clone()  # so that the rest of the buffer can go
-        del n1, fed
+        qkv, u_qkv, r1 = self._projected(self._qkv, x, self._norm1, self._weights(self._qkv, kept), dropout)
         ops.rope_(qkv, batch.cos, batch.sin, shape.heads + shape.kv_heads)
         heads, state = ops.attention(*self._split(qkv), batch.starts, batch.longest, shape.window)
         rotated = None if save is Save.NOTHING else qkv
@@ -171,13 +169,15 @@ class Layer:
             kept.append(weights)
         return weights
 
-    def _project(self, group: Group, joined: Joined, fed: Tensor, kept: list[Tensor] | None) -> Tensor:
-        """The group's output with the room for its backward pass, also where none follows: products choose their order of addition by strides."""
-        weights = self._weights(group, kept)
+    def _projected(self, group: Group, x: Tensor, norm: Tensor, weights: Tensor, dropout: Dropout) -> tuple[Tensor, Tensor, Tensor]:
+        """The group's output for the normalised x, with the room for its backward pass also where none follows (products choose their order of
+        addition by strides); a copy of its u, so that the rest of the buffer can go; and the norm's r."""
+        joined = group.input(len(x))
+        r, fed = ops.rms_norm(x, norm, self._shape.eps, joined.x, group.mask(dropout))
         group.lower(joined, fed, weights)
-        out = group.output(len(joined.x))
+        out = group.output(len(x))
         group.forward(joined, weights, out[:, : group.outputs])
-        return out
+        return out, joined.u.clone(), r
 
     def _mlp_in_parts(self, h: Tensor, dropout: Dropout, rows: int) -> Tensor:
         """y over ``h``'s memory, ``rows`` tokens at a time."""
@@ -185,34 +185,26 @@ class Layer:
         for first in range(0, len(h), rows):
             part = slice(first, first + rows)
             some = Dropout(dropout.keys[part], dropout.share)
-            gate_up = self._gate_up_of(h[part], wide, some)[0]
+            gate_up = self._projected(self._gate_up, h[part], self._norm2, wide, some)[0]
             activated = self._down.input(len(gate_up))
             self._down.lower(activated, ops.swiglu(gate_up, activated.x, self._down.mask(some)), narrow)
             self._down.add(activated, narrow, h[part])
             del gate_up, activated
         return h
 
-    def _mlp_backward(self, dy: Tensor, saved: Saved, dropout: Dropout) -> None:
-        """Adds the MLP's gradient in h to ``dy``."""
-        gate_up, weights = saved.take("gate_up"), saved.weights
+    def _mlp_backward(
+        self, dy: Tensor, h: Tensor, r2: Tensor, gate_up: Tensor, us: tuple[Tensor, Tensor], dropout: Dropout, weights_of: Callable[[Group], Tensor]
+    ) -> None:
+        """Adds the MLP's gradient in h to ``dy``; ``us`` are the u's of gate_up and down."""
         mask = self._down.mask(dropout)
-        d = self._down.backward(dy, weights.pop() if weights else self._down.weights(), mask)
+        d = self._down.backward(dy, weights_of(self._down), mask)
         ops.swiglu_backward_(d, gate_up, mask)
-        self._down.gather(dy, d, saved.take("u_down"))
+        self._down.gather(dy, d, us[1])
         del d
         mask = self._gate_up.mask(dropout)
-        dn = self._gate_up.backward(gate_up, weights.pop() if weights else self._gate_up.weights(), mask)
-        ops.rms_norm_backward_(dn, saved.take("h"), self._norm2, saved.take("r2"), dy[:, : self._shape.hidden], mask)
-        self._gate_up.gather(gate_up, dn, saved.take("u_gate_up"))
-
-    def _gate_up_of(self, h: Tensor, weights: Tensor, dropout: Dropout) -> tuple[Tensor, Tensor, Tensor]:
-        """gate_up and its u for some tokens, and r2."""
-        n2 = self._gate_up.input(len(h))
-        r2, fed = ops.rms_norm(h, self._norm2, self._shape.eps, n2.x, self._gate_up.mask(dropout))
-        self._gate_up.lower(n2, fed, weights)
-        gate_up = self._gate_up.output(len(h))
-        self._gate_up.forward(n2, weights, gate_up[:, : self._gate_up.outputs])
-        return gate_up, n2.u.clone(), r2
+        dn = self._gate_up.backward(gate_up, weights_of(self._gate_up), mask)
+        ops.rms_norm_backward_(dn, h, self._norm2, r2, dy[:, : self._shape.hidden], mask)
+        self._gate_up.gather(gate_up, dn, us[0])
 
     def _mlp_backward_in_parts(self, dy: Tensor, h: Tensor, dropout: Dropout, rows: int) -> None:
         """The same from the MLP's input on, ``rows`` tokens at a time."""
@@ -220,20 +212,13 @@ class Layer:
         for first in range(0, len(dy), rows):
             part = slice(first, first + rows)
             some = Dropout(dropout.keys[part], dropout.share)
-            gate_up, u_gate_up, r2 = self._gate_up_of(h[part], wide, some)
-            activated, mask = self._down.input(len(gate_up)), self._down.mask(some)
-            self._down.lower(activated, ops.swiglu(gate_up, activated.x, mask), narrow)
-            u_down = activated.u.clone()
+            gate_up, u_gate_up, r2 = self._projected(self._gate_up, h[part], self._norm2, wide, some)
+            activated = self._down.input(len(gate_up))
+            self._down.lower(activated, ops.swiglu(gate_up, activated.x, self._down.mask(some)), narrow)
+            us = u_gate_up, activated.u.clone()
             del activated
-            d = self._down.backward(dy[part], narrow, mask)
-            ops.swiglu_backward_(d, gate_up, mask)
-            self._down.gather(dy[part], d, u_down)
-            del d
-            mask = self._gate_up.mask(some)
-            dn = self._gate_up.backward(gate_up, wide, mask)
-            ops.rms_norm_backward_(dn, h[part], self._norm2, r2, dy[part, : self._shape.hidden], mask)
-            self._gate_up.gather(gate_up, dn, u_gate_up)
-            del gate_up, dn
+            self._mlp_backward(dy[part], h[part], r2, gate_up, us, some, {self._gate_up: wide, self._down: narrow}.__getitem__)
+            del gate_up
 
     def _attention_backward(self, d_heads: Tensor, qkv: Tensor, attended: Tensor, state: AttentionState, batch: Packed, groups: int) -> Tensor:
         """The gradient in ``qkv`` before its rotation, in its place, ``groups`` sets of heads one after another."""
