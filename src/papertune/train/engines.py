@@ -16,7 +16,8 @@ from papertune.errors import BadValue
 from papertune.train.fast.opening import why_not
 from papertune.train.fast.shape import unsupported
 from papertune.train.loop import Engine, telling_out_of_memory
-from papertune.train.model import Device, load_model, make_deterministic
+from papertune.train.model import Device, initial_adapter, load_model, make_deterministic
+from papertune.train.optimizer import Optimizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,15 @@ def open_engine(name: str, base: Base, device: Device, lora: Lora, *, layers: in
         make_deterministic()
     with telling_out_of_memory(f"loading {base.name}"):
         return _fast(base, device, lora, layers) if name == "fast" else _reference(base, device, lora, layers)
+
+
+def set_new_adapter(engine: Engine, seed: int) -> None:
+    """LoRA weights to begin with."""
+    engine.load_adapter(initial_adapter({name: tuple(p.shape) for name, p in engine.parameters.items()}, seed))
+
+
+def optimizer_of(engine: Engine, device: Device) -> Optimizer:
+    return Optimizer(engine.parameters, half=device.dtype == torch.float16, flat=engine.flat)
 
 
 def plan_of(engine: Engine) -> dict[str, Any]:

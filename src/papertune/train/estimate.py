@@ -21,12 +21,12 @@ import torch
 from papertune.base import Base
 from papertune.train.batches import Sequences, TokenSequence
 from papertune.train.checkpoint import KEEP, LoopState
-from papertune.train.engines import Lora, open_engine
+from papertune.train.engines import Lora, open_engine, optimizer_of, set_new_adapter
 from papertune.train.fast.budget import Work
 from papertune.train.fast.engine import FastEngine
 from papertune.train.fast.plan import Plan, words
 from papertune.train.loop import VALIDATION, Engine, Schedule
-from papertune.train.model import Device, initial_adapter
+from papertune.train.model import Device
 from papertune.train.optimizer import Optimizer
 
 SMALL_SLICE = 2  # layers
@@ -147,8 +147,8 @@ def _measure(
 ) -> _Measured:
     """Memory and time of a slice of so many layers."""
     engine = open_engine(name, base, device, lora, layers=layers)
-    engine.load_adapter(initial_adapter({name: tuple(p.shape) for name, p in engine.parameters.items()}, schedule.seed))
-    optimizer = Optimizer(engine.parameters, half=device.dtype == torch.float16, flat=engine.flat)
+    set_new_adapter(engine, schedule.seed)
+    optimizer = optimizer_of(engine, device)
     cuda = device.kind == "cuda"
     take_step(engine, optimizer, longest[:1], schedule)  # makes the optimiser's state
     if cuda:

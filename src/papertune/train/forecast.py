@@ -26,6 +26,7 @@ from papertune.train.checkpoint import LoopState
 
 if TYPE_CHECKING:
     from papertune.train.loop import Schedule
+    from papertune.train.model import Device
 
 MISTRAL: dict[str, Any] = {
     "architectures": ["MistralForCausalLM"], "hidden_act": "silu", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
@@ -127,18 +128,26 @@ def _card(name: str, on_event: OnEvent) -> Card:
     return STAND_IN
 
 
-def dry_run(config: TrainConfig, on_event: OnEvent) -> Report:
-    """Raises as training does, and OutOfMemory when not even a slice fits."""
+def _prepared(config: TrainConfig, on_event: OnEvent) -> tuple[Base, Sequences, Sequences, Schedule, Device, str, str]:
+    """What training would begin with: base, data, held-out data, schedule, device, and which engine and why. Raises as training does."""
     base = inputs.open_checked(config)
     train_data, held_out = inputs.read_data(config, open_tokenizer(base.folder), on_event)
-    torch = inputs.libraries()
+    inputs.check_libraries()
     from papertune.train.engines import choose_engine
-    from papertune.train.estimate import estimate
-    from papertune.train.loop import out_of_memory
     from papertune.train.model import choose_device
 
-    device, schedule = choose_device(), inputs.schedule(config, len(train_data), base)
-    engine, why = choose_engine(config.engine, base, device)
+    device = choose_device()
+    return base, train_data, held_out, inputs.schedule(config, len(train_data), base), device, *choose_engine(config.engine, base, device)
+
+
+def dry_run(config: TrainConfig, on_event: OnEvent) -> Report:
+    """Raises as training does, and OutOfMemory when not even a slice fits."""
+    base, train_data, held_out, schedule, device, engine, why = _prepared(config, on_event)
+    import torch
+
+    from papertune.train.estimate import estimate
+    from papertune.train.loop import out_of_memory
+
     needed = estimate(engine, base, device, inputs.lora(config), train_data, held_out, schedule)
     report = Report("train", next_command="papertune train")
     report.states["estimated"] += 1
@@ -164,27 +173,23 @@ def dry_run(config: TrainConfig, on_event: OnEvent) -> Report:
 
 def benchmark(config: TrainConfig, on_event: OnEvent) -> Report:
     """The machine's ceilings, then real steps of the whole model on the user's data. Raises as training does."""
-    base = inputs.open_checked(config)
-    train_data, held_out = inputs.read_data(config, open_tokenizer(base.folder), on_event)
-    torch = inputs.libraries()
+    base, train_data, held_out, schedule, device, name, why = _prepared(config, on_event)
+    import torch
+
     from papertune.train.ceilings import measure_ceilings, operations
-    from papertune.train.engines import choose_engine, open_engine
+    from papertune.train.engines import open_engine, optimizer_of, set_new_adapter
     from papertune.train.estimate import take_step, typical_steps, validation_tokens
     from papertune.train.fast.plan import words
     from papertune.train.fast.shape import shape_of
-    from papertune.train.model import choose_device, initial_adapter
-    from papertune.train.optimizer import Optimizer
 
-    device, schedule = choose_device(), inputs.schedule(config, len(train_data), base)
     ceilings = measure_ceilings(device)
     if device.kind == "cuda":
         torch.cuda.empty_cache()
-    name, why = choose_engine(config.engine, base, device)
     on_event(Notice(f"Measuring {device.title}, with the {name} engine, {why}."))
     began = time.monotonic()
     engine = open_engine(name, base, device, inputs.lora(config))
-    engine.load_adapter(initial_adapter({name: tuple(p.shape) for name, p in engine.parameters.items()}, schedule.seed))
-    optimizer = Optimizer(engine.parameters, half=device.dtype == torch.float16, flat=engine.flat)
+    set_new_adapter(engine, schedule.seed)
+    optimizer = optimizer_of(engine, device)
     loaded = time.monotonic() - began
     if device.kind == "cuda":
         torch.cuda.reset_peak_memory_stats()

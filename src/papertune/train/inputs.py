@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from papertune.base import Base, open_base
 from papertune.config import TrainConfig
@@ -101,8 +101,8 @@ def set_up_allocator() -> None:
         os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
 
-def libraries() -> Any:
-    """torch, once it is sure that all of training's libraries import: bitsandbytes only where there is a GPU. Raises MissingLibrary."""
+def check_libraries() -> None:
+    """That all of training's libraries import: bitsandbytes only where there is a GPU. Raises MissingLibrary."""
     try:
         import peft  # noqa: F401
         import torch
@@ -112,4 +112,3 @@ def libraries() -> Any:
             import bitsandbytes  # noqa: F401
     except ImportError as error:
         raise MissingLibrary(f"{error.name or error} is needed for training and does not import.", "Run: papertune doctor") from error
-    return torch

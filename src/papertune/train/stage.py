@@ -94,22 +94,21 @@ def _train(config: TrainConfig, base: Base, run_id: dict[str, Any], start: Check
     tokenizer = open_tokenizer(base.folder)
     with team.together():
         train_data, held_out = inputs.read_data(config, tokenizer, on_event)
-        torch = inputs.libraries()
+        inputs.check_libraries()
     from papertune.train import loop
-    from papertune.train.engines import choose_engine, open_engine, plan_of
+    from papertune.train.engines import choose_engine, open_engine, optimizer_of, plan_of, set_new_adapter
     from papertune.train.keeping import Keeper
-    from papertune.train.model import choose_device, initial_adapter
-    from papertune.train.optimizer import Optimizer
+    from papertune.train.model import choose_device
 
     device = choose_device()
     with team.together():
         name, why = choose_engine(config.engine, base, device)
         on_event(Notice(f"Training on {device.title}{_others(team, config)}, with the {name} engine, {why}."))
         engine = open_engine(name, base, device, inputs.lora(config))
-        optimizer = Optimizer(engine.parameters, half=device.dtype == torch.float16, flat=engine.flat)
+        optimizer = optimizer_of(engine, device)
         state = LoopState()
         if start is None:
-            engine.load_adapter(initial_adapter({name: tuple(p.shape) for name, p in engine.parameters.items()}, config.seed))
+            set_new_adapter(engine, config.seed)
         else:
             state = start.state
             engine.load_adapter(start.adapter())
