@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from bench_train import commit
+from results import record
 
 from papertune import adapter
 from papertune.train.checkpoint import LoopState, write_checkpoint
@@ -79,8 +80,7 @@ def main() -> None:
     }
     print(json.dumps(row))
     if options.record:
-        with Path(__file__).with_name("results.jsonl").open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        record("checkpoint", row, quiet=True)
 
 
 def state_of_a_7b_adapter(device: str) -> tuple[dict[str, torch.nn.Parameter], Any]:

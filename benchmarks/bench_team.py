@@ -23,6 +23,7 @@ from typing import Any
 import psutil
 from bench_real_size import write_dataset
 from bench_train import commit
+from results import record
 
 ROOT = Path(__file__).parents[1]
 
@@ -45,8 +46,7 @@ def main() -> None:
         row |= {"benchmark": "team", "commit": commit(), "machine": machine(), "engine": options.engine, "max_seq_len": options.max_seq_len}
         print(json.dumps(row), flush=True)
         if options.record:
-            with (ROOT / "benchmarks" / "results.jsonl").open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            record("team", row, quiet=True)
 
 
 def compare(options: argparse.Namespace, accumulated: int) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bench_real_size import write_dataset
+from results import record
 
 HERE = Path(__file__).parent
 # The command with a limit on the GPU's memory; of training it prints what the bar said after 20 steps, and how long things took.
@@ -102,8 +103,7 @@ def main() -> None:
     }
     print(json.dumps(row))
     if options.record:
-        with (HERE / "results.jsonl").open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        record("train", row, quiet=True)
 
 
 def commit() -> str:
