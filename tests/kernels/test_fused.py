@@ -78,9 +78,10 @@ def masks(tokens: int) -> list[Mask | None]:
 def test_rms_norm(tokens: int, width: int) -> None:
     x, weight = torch.randn(tokens, width), torch.randn(width)
     for mask in masks(tokens):
-        ours, theirs = wider(tokens, width), torch.empty(tokens, width)
-        r, fed = fused.rms_norm(x, weight, EPS, ours, mask)
-        wanted, dropped = reference.rms_norm(x, weight, EPS, theirs, mask)
+        ours, theirs, copy = wider(tokens, width), torch.empty(tokens, width), None if mask is None else torch.empty_like(x)
+        r, fed = fused.rms_norm(x, weight, EPS, ours, mask, copy)
+        wanted, dropped = reference.rms_norm(x, weight, EPS, theirs, mask, None)
+        assert copy is None or torch.equal(copy, x)
         close(ours, theirs)
         close(r, wanted)
         close(fed, dropped)
@@ -92,7 +93,7 @@ def test_rms_norm_backward(tokens: int, width: int, which: int) -> None:
     mask = masks(tokens)[which]
     x, weight, total = torch.randn(tokens, width), torch.randn(width), wider(tokens, width).copy_(torch.randn(tokens, width))
     dy = wider(tokens, width).copy_(torch.randn(tokens, width))
-    r, _ = reference.rms_norm(x, weight, EPS, torch.empty_like(x), None)
+    r, _ = reference.rms_norm(x, weight, EPS, torch.empty_like(x), None, None)
     wanted, normed = total.clone(), dy.clone()
     reference.rms_norm_backward(normed, x, weight, r, wanted, mask)
     fused.rms_norm_backward(dy, x, weight, r, total, mask)
@@ -109,15 +110,19 @@ def test_rope(heads: int, size: int, rest: int) -> None:
     close(x, wanted)
 
 
-@pytest.mark.parametrize(("heads", "size"), [(4, 64), (5, 24), (1, 6)])
-@pytest.mark.parametrize("turn", [False, True])
-def test_put_heads(heads: int, size: int, turn: bool) -> None:
-    x, angle = torch.randn(6, heads, size), torch.randn(6, size // 2)
-    turned = (angle.cos(), angle.sin()) if turn else (None, None)
-    ours, theirs = wider(6, heads * size).view(6, heads, size), torch.empty(6, heads, size)
-    fused.put_heads(x, ours, *turned)
-    reference.put_heads(x, theirs, *turned)
-    close(ours, theirs)
+@pytest.mark.parametrize(("heads", "shared", "size"), [(4, 4, 64), (2, 1, 16), (3, 5, 24), (1, 2, 6)])
+def test_heads_are_spread_and_gathered(heads: int, shared: int, size: int) -> None:
+    qkv, angle = wider(6, (heads * shared + 2 * heads) * size), torch.randn(6, size // 2)
+    q, k, v = (part.unflatten(1, (-1, size)) for part in qkv.split([heads * shared * size, heads * size, heads * size], dim=1))
+    k.copy_(torch.randn(6, heads, size))
+    v.copy_(torch.randn(6, heads, size))
+    close(fused.spread(k, v, shared), reference.spread(k, v, shared))
+    gradients = [torch.randn(6, heads * shared, size) for _ in range(3)]
+    theirs = [torch.empty(6, n, size) for n in (heads * shared, heads, heads)]
+    fused.put_gradients(*gradients, q, k, v, angle.cos(), angle.sin())
+    reference.put_gradients(*gradients, *theirs, angle.cos(), angle.sin())
+    for mine, wanted in zip((q, k, v), theirs, strict=True):
+        close(mine, wanted)
 
 
 @pytest.mark.parametrize("which", range(3))
@@ -138,9 +143,13 @@ def test_swiglu_and_its_backward(tokens: int, width: int, which: int) -> None:
 
 @pytest.mark.parametrize(("tokens", "width"), SHAPES)
 def test_dropout_drops_the_same_numbers(tokens: int, width: int) -> None:
-    x = wider(tokens, width).copy_(torch.randn(tokens, width))
-    for mask in masks(tokens)[1:]:
-        close(fused.dropout(x, mask), reference.dropout(x, mask))
+    x, ours = wider(tokens, width).copy_(torch.randn(tokens, width)), wider(tokens, width)
+    for mask in masks(tokens):
+        dropped = reference.dropout(x, mask)
+        close(fused.put(x.contiguous(), ours, mask), dropped)
+        assert torch.equal(ours, x)
+        if mask is not None:
+            close(fused.dropout(x, mask), dropped)
 
 
 @pytest.mark.parametrize("rank", [16, 48])
@@ -153,6 +162,20 @@ def test_lora_backward(tokens: int, width: int, rank: int) -> None:
         fused.lora_backward(v, a, ours, mask)
         reference.lora_backward(v, a, theirs, mask)
         close(ours, theirs, 2e-5)
+
+
+@pytest.mark.parametrize(("tokens", "inputs", "outputs"), [(4, 64, 96), (70, 200, 130), (130, 64, 300)])
+def test_gather(tokens: int, inputs: int, outputs: int) -> None:
+    rank, columns, first = 10, 32, outputs // 3  # rows from ``first`` to the second third are not trained
+    places = torch.tensor([[i, 0] if i < first else [-1, 0] if i < 2 * first else [i - first, rank] for i in range(outputs)]).int()
+    dy = wider(tokens, outputs + columns).copy_(torch.randn(tokens, outputs + columns))
+    fed, u = (wider(tokens, width).copy_(torch.randn(tokens, width)) for width in (inputs, columns))
+    ours = [torch.randn(2 * rank, inputs), torch.randn(outputs - first, rank)]
+    theirs = [gradient.clone() for gradient in ours]
+    fused.gather(dy, fed, u, *ours, places)
+    reference.gather(dy, fed, u, *theirs, places)
+    for mine, wanted in zip(ours, theirs, strict=True):
+        close(mine, wanted, 2e-5)
 
 
 @pytest.mark.parametrize(("positions", "vocabulary"), [(4, 64), (3, 123), (2, 20_000)])

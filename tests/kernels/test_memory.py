@@ -22,7 +22,6 @@ from papertune.config import SEVEN_PROJECTIONS
 from papertune.family import MISTRAL
 from papertune.kernels import ops
 from papertune.kernels.nf4 import NF4
-from papertune.kernels.ops import AttentionState
 from papertune.train.batches import TokenSequence
 from papertune.train.fast import engine as fast
 from papertune.train.fast.budget import Sizes, Work
@@ -118,30 +117,29 @@ class Link:
 def stand_in(patch: pytest.MonkeyPatch, *, ordered: bool) -> None:
     """Replaces each op by its allocations on a GPU; ``ordered``: as flash attention adds up when it must repeat its bits."""
 
-    def attention(q: Tensor, *_: Any) -> tuple[Tensor, AttentionState]:
-        return torch.empty_like(q), AttentionState(q.new_empty(q.shape[1], len(q), dtype=torch.float32))
+    def attention(q: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+        return torch.empty_like(q), q.new_empty(q.shape[1], len(q), dtype=torch.float32)
 
-    def attention_backward(_do: Tensor, q: Tensor, k: Tensor, _v: Tensor, _out: Tensor, _state: AttentionState, starts: Tensor, *_: Any) -> Any:
+    def attention_backward(_do: Tensor, q: Tensor, k: Tensor, _v: Tensor, _out: Tensor, _log_sum: Tensor, starts: Tensor, *_: Any) -> None:
         (count, heads, size), documents = q.shape, len(starts) - 1
         copies = -(-MULTIPROCESSORS // (documents * heads)) if ordered else 1
-        sums = q.new_empty(copies, count + 128 * documents, heads, size, dtype=torch.float32)
-        rows = q.new_empty(heads, count + 128 * documents, dtype=torch.float32)
-        a_head = torch.empty_like(q), torch.empty_like(q)  # keys' and values' gradients before heads are added up
-        answer = torch.empty_like(q), torch.empty_like(k), torch.empty_like(k)
-        del sums, rows, a_head
-        return answer
+        _spread = q.new_empty(2, *q.shape) if len(k[0]) < heads else None
+        _sums = q.new_empty(copies, count + 128 * documents, heads, size, dtype=torch.float32)
+        _rows = q.new_empty(heads, count + 128 * documents, dtype=torch.float32)
+        _gradients = [torch.empty_like(q) for _ in range(3)]
 
     patch.setattr(fast, "Host", Link)
     patch.setattr(ops, "attention", attention)
-    patch.setattr(ops, "attention_backward", attention_backward)
+    patch.setattr(ops, "attention_backward_", attention_backward)
     def dropped(x: Tensor, mask: ops.Mask | None) -> Tensor:
         return x if mask is None else x.new_empty(x.shape)
 
     patch.setattr(ops, "dropout", dropped)
-    patch.setattr(ops, "rms_norm", lambda x, _weight, _eps, out, mask=None: (x.new_empty(len(x), dtype=torch.float32), dropped(out, mask)))
-    patch.setattr(ops, "swiglu", lambda _, out, mask=None: dropped(out, mask))
+    patch.setattr(ops, "rms_norm", lambda x, _w, _eps, out, mask=None, _copy=None: (x.new_empty(len(x), dtype=torch.float32), dropped(out, mask)))
+    for name in ("swiglu", "put"):
+        patch.setattr(ops, name, lambda _, out, mask=None: dropped(out, mask))
     patch.setattr(ops, "cross_entropy_", lambda logits, *_: logits.new_empty(len(logits), dtype=torch.float32))
-    for name in ("join", "rope_", "put_heads", "swiglu_backward_", "rms_norm_backward_", "lora_backward_", "accumulate_"):
+    for name in ("join", "rope_", "swiglu_backward_", "rms_norm_backward_", "lora_backward_", "gather_"):
         patch.setattr(ops, name, lambda *_: None)
 
 

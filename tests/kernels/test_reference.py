@@ -81,7 +81,9 @@ def test_weights_that_fill_no_whole_blocks_are_refused() -> None:
 def test_rms_norm() -> None:
     x, weight, dy, total = double(5, 12), double(12), double(5, 12), double(5, 12)
     out = torch.empty_like(x)
-    r, fed = reference.rms_norm(x, weight, 1e-5, out, None)
+    copy = torch.empty_like(x)
+    r, fed = reference.rms_norm(x, weight, 1e-5, out, None, copy)
+    assert torch.equal(copy, x)
     assert fed is out
     torch.testing.assert_close(out, nn.rms_norm(x, (12,), weight, 1e-5))
     (wanted,) = gradients(lambda x: nn.rms_norm(x, (12,), weight, 1e-5), [x], dy)
@@ -112,11 +114,12 @@ def test_rope_turns_pairs_by_their_angle_and_back() -> None:
     head = torch.complex(before[:, 8:12], before[:, 12:16]) * torch.exp(1j * angle)
     torch.testing.assert_close(x[:, 8:16], torch.cat((head.real, head.imag), dim=1))
     assert torch.equal(x[:, 16:], before[:, 16:])
-    heads, back = x[:, :16].view(5, 2, 8), torch.empty(5, 2, 8, dtype=torch.float64)
-    ops.put_heads(heads, back, angle.cos(), angle.sin())
-    torch.testing.assert_close(back.flatten(1), before[:, :16])
-    ops.put_heads(heads, back)
-    assert torch.equal(back, heads)
+    dq, dv = x[:, :16].reshape(5, 2, 8), double(5, 2, 8)
+    q, k, v = double(5, 2, 8), double(5, 1, 8), double(5, 1, 8)
+    reference.put_gradients(dq, dq, dv, q, k, v, angle.cos(), angle.sin())
+    torch.testing.assert_close(q.flatten(1), before[:, :16])
+    torch.testing.assert_close(k[:, 0], before[:, :8] + before[:, 8:16])
+    torch.testing.assert_close(v[:, 0], dv.sum(1))
 
 
 def test_cross_entropy() -> None:
@@ -145,11 +148,23 @@ def test_attention_is_that_of_each_document_alone(window: int) -> None:
             outs.append(nn.scaled_dot_product_attention(*part, attn_mask=seen, enable_gqa=True).transpose(0, 1))
         return torch.cat(outs)
 
-    out, state = ops.attention(q, k, v, starts, max(lengths), window)
+    flat, theirs = torch.zeros(18, 4), gradients(exact, [q, k, v], do)
+    out, log_sum = ops.attention(q, k, v, starts, max(lengths), window)
     torch.testing.assert_close(out, exact(q, k, v))
-    ours = ops.attention_backward(do, q, k, v, out, state, starts, max(lengths), window)
-    for mine, theirs in zip(ours, gradients(exact, [q, k, v], do), strict=True):
-        torch.testing.assert_close(mine, theirs)
+    ops.attention_backward_(do, q, k, v, out, log_sum, starts, max(lengths), window, flat.cos(), flat.sin())
+    for mine, wanted in zip((q, k, v), theirs, strict=True):
+        torch.testing.assert_close(mine, wanted)
+
+
+def test_gradients_of_lora_weights_gather_in_their_places() -> None:
+    dy, fed, u = double(9, 12 + 8), double(9, 5), double(9, 8)
+    a, b = double(7, 5), double(6, 3)  # two projections of rank 3, of 4 and 2 rows, the second after 6 rows that are not trained
+    before = a.clone(), b.clone()
+    places = torch.tensor([[0, 0], [1, 0], [2, 0], [3, 0], *[[-1, 0]] * 6, [4, 3], [5, 3]]).int()
+    ops.gather_(dy, fed, u, a, b, places)
+    torch.testing.assert_close(a, before[0] + dy[:, 12:19].T @ fed)
+    torch.testing.assert_close(b[:4], before[1][:4] + dy[:, :4].T @ u[:, :3])
+    torch.testing.assert_close(b[4:], before[1][4:] + dy[:, 10:12].T @ u[:, 3:6])
 
 
 def test_dropout_is_fair_and_belongs_to_token_salt_and_column() -> None:
@@ -160,6 +175,9 @@ def test_dropout_is_fair_and_belongs_to_token_salt_and_column() -> None:
     assert all(float(share.min()) > 0.02 and float(share.max()) < 0.22 for share in shares)
     assert abs(float((dropped == 0).float().mean()) - 0.1) < 0.005
     assert torch.equal(ops.dropout(x[5:9], Mask(keys[5:9], 7, 0.1)), dropped[5:9])
+    for apart in range(1, 100):  # neither do columns know of each other
+        pairs = (dropped[:, apart:] == 0) & (dropped[:, :-apart] == 0)
+        assert abs(float(pairs.float().mean()) - 0.01) < 0.003
     both = (dropped == 0) & (ops.dropout(x, Mask(keys, 8, 0.1)) == 0)
     assert abs(float(both.float().mean()) - 0.01) < 0.003  # another salt, an independent mask
     assert ops.dropout(x, None) is x
@@ -168,7 +186,7 @@ def test_dropout_is_fair_and_belongs_to_token_salt_and_column() -> None:
 def test_what_norm_and_swiglu_pass_on_is_dropped_alike_on_the_way_back() -> None:
     mask = Mask(torch.arange(5).int(), 3, 0.4)
     x, weight, out = double(5, 12), double(12), torch.empty(5, 12, dtype=torch.float64)
-    r, fed = reference.rms_norm(x, weight, 1e-5, out, mask)
+    r, fed = ops.rms_norm(x, weight, 1e-5, out, mask)
     assert torch.equal(fed, ops.dropout(out, mask))
     dy = double(5, 12)
     reference.rms_norm_backward(dy, x, weight, r, double(5, 12), mask)
@@ -179,12 +197,6 @@ def test_what_norm_and_swiglu_pass_on_is_dropped_alike_on_the_way_back() -> None
     reference.swiglu_backward(d, gate_up, mask)
     torch.testing.assert_close(d, fed)
 
-
-def test_accumulate_adds_a_product() -> None:
-    total, a, b = torch.randn(3, 4), double(3, 5), double(5, 4)
-    wanted = total + (0.5 * a @ b).float()
-    ops.accumulate_(total, a, b, 0.5)
-    torch.testing.assert_close(total, wanted)
 
 
 def test_a_cpu_has_no_fast_kernels() -> None:

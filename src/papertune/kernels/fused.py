@@ -1,16 +1,19 @@
 # mypy: ignore-errors
-# ruff: noqa: N803
+# ruff: noqa: N803, RUF005
 """The ops of ``reference`` as Triton kernels (whose language only looks like Python, hence untyped): one launch an op, each input read
 once and each output written once where that is possible.
 
 op                   bytes moved a token (2-byte numbers)            program (with a mask, a dropped copy is written in passing)
 dequantize (join)    0.516 read + 2 written a weight                 4,096 weights of a row
-rms_norm             2H + 2H                                         one token, the row in registers
+rms_norm             2H + 2H (+ 2H for a copy of its input)          one token, the row in registers
 rms_norm_backward    6H + 4H                                         one token
-rope, put_heads      2d + 2d a head                                  one token, all heads
+rope                 2d + 2d a head                                  one token, all heads
+spread               2d + 2d a head of the queries                   one token, all heads of keys or of values
+put_gradients        2d a head of the queries + 2d a head, thrice    one token, all heads
 swiglu (backward)    4F + 2F (6F + 6F)                               one token × 1,024 columns
-dropout              2H + 2H                                         one token × 1,024 columns
+put, dropout         2H + 2H                                         one token × 1,024 columns
 lora_backward        2R + 2K + 2K                                    64 tokens × 128 columns, R columns of v at once
+gather               2N + 2K + 4R                                    128 columns of W's inputs or outputs, all tokens
 cross_entropy        4V (read twice, from cache) + 2V                one position
 
 Arithmetic is in float32 and rounded to the output's type exactly where ``reference`` rounds. Multiply and add are not fused in
@@ -71,23 +74,21 @@ def _dequantize(
         source = codes + row.to(tl.int64) * across * 8 + w
         place = (out + row.to(tl.int64) * stride + w * 8)[:, None] + j
         left = across * 8 - w
-        word = tl.load(source, mask=left > 0, other=0)
+        words = ()
+        for i in tl.static_range(8):  # all on their way before the first is worked on
+            words = words + (tl.load(source + i * 32, mask=left > i * 32, other=0),)
         if JOIN:
             r = tl.arange(0, WIDTH)
             once = (r < R) & (tl.program_id(1) == 0)
             here = once & (b_row >= 0) & (r >= b_column) & (r < b_column + RANK)
             beside = tl.load(b + b_row * RANK + r - b_column, mask=here, other=0.0)
         for i in tl.static_range(8):
-            if i < 7:  # asked for before this one is worked on
-                following = tl.load(source + (i + 1) * 32, mask=left > (i + 1) * 32, other=0)
-            code, own = word[:, None] >> shift, i * 4 + (lane >> 3)
+            code, own = words[i][:, None] >> shift, i * 4 + (lane >> 3)
             if SHUFFLE:
                 value = _of_lane(level[:, None], code, 16) * _of_lane(scale, own, 32)[:, None]
             else:
                 value = tl.load(levels + (code & 15)) * tl.gather(scale, (t & -32) + own, 0)[:, None]
             tl.store(place + i * 256, value.to(out.dtype.element_ty), mask=(left > i * 32)[:, None])
-            if i < 7:
-                word = following
         if JOIN:
             tl.store(out + row.to(tl.int64) * stride + across * 64 + r, beside.to(out.dtype.element_ty), mask=once)
     else:
@@ -103,18 +104,23 @@ def _kept(key, salt, c, least):
     h = (key.to(tl.uint32) ^ salt.to(tl.uint32)) + c.to(tl.uint32) * 0x9E3779B9
     h = (h ^ (h >> 16)) * 0x7FEB352D
     h = (h ^ (h >> 15)) * 0x846CA68B
-    return ((h ^ (h >> 16)) >> 8).to(tl.int32) >= least
+    return h.to(tl.int32, bitcast=True) >= least
 
 
 @triton.jit(do_not_specialize=["salt", "least"])
-def _rms_norm(x, weight, out, r, fed, keys, x_stride, out_stride, eps, N, salt, least, keep, WIDTH: tl.constexpr, DROP: tl.constexpr):
+def _rms_norm(
+    x, weight, out, r, fed, keys, copy, x_stride, out_stride, eps, N, salt, least, keep,
+    WIDTH: tl.constexpr, DROP: tl.constexpr, COPY: tl.constexpr,
+):  # fmt: skip
     t, c = tl.program_id(0).to(tl.int64), tl.arange(0, WIDTH)
     real = c < N
-    value = tl.load(x + t * x_stride + c, mask=real, other=0.0).to(tl.float32)
+    given = tl.load(x + t * x_stride + c, mask=real, other=0.0)
+    if COPY:
+        tl.store(copy + t * N + c, given, mask=real)
+    value = given.to(tl.float32)
     root = 1.0 / tl.sqrt(tl.sum(value * value, 0) / N + eps)
     tl.store(r + t, root)
-    normal = (value * root).to(out.dtype.element_ty).to(tl.float32)
-    result = (normal * tl.load(weight + c, mask=real, other=0.0).to(tl.float32)).to(out.dtype.element_ty)
+    result = (value * root * tl.load(weight + c, mask=real, other=0.0).to(tl.float32)).to(out.dtype.element_ty)
     tl.store(out + t * out_stride + c, result, mask=real)
     if DROP:
         dropped = tl.where(_kept(tl.load(keys + t), salt, c, least), result.to(tl.float32) * keep, 0.0)
@@ -134,7 +140,7 @@ def _rms_norm_backward(
     dx = root * (g - normal * (tl.sum(g * normal, 0) / N))
     sum_ = tl.load(total + t * total_stride + c, mask=real, other=0.0).to(tl.float32) + dx
     tl.store(total + t * total_stride + c, sum_.to(total.dtype.element_ty), mask=real)
-    out = (normal.to(dy.dtype.element_ty).to(tl.float32) * scale).to(dy.dtype.element_ty)
+    out = (normal * scale).to(dy.dtype.element_ty)
     if DROP:
         out = tl.where(_kept(tl.load(keys + t), salt, c, least), out.to(tl.float32) * keep, 0.0).to(dy.dtype.element_ty)
     tl.store(dy + t * dy_stride + c, out, mask=real)
@@ -155,21 +161,47 @@ def _rope(x, cos, sin, stride, HALF, HEADS, WIDTH: tl.constexpr, ALL: tl.constex
 
 
 @triton.jit
-def _put_heads(x, out, cos, sin, x_token, x_head, out_token, out_head, HALF, HEADS, WIDTH: tl.constexpr, ALL: tl.constexpr, TURN: tl.constexpr):
+def _spread(k, v, out, k_token, k_head, v_token, v_head, SIZE, HEADS, TOKENS, SHARED: tl.constexpr, WIDTH: tl.constexpr, ALL: tl.constexpr):
     t = tl.program_id(0).to(tl.int64)
     c, head = tl.arange(0, WIDTH)[None, :], tl.arange(0, ALL)[:, None]
+    real = (head < HEADS) & (c < SIZE)
+    place = out + (tl.program_id(1) * TOKENS + t) * HEADS * SHARED * SIZE + head * SHARED * SIZE + c
+    if tl.program_id(1) == 0:
+        value = tl.load(k + t * k_token + head * k_head + c, mask=real, other=0.0)
+    else:
+        value = tl.load(v + t * v_token + head * v_head + c, mask=real, other=0.0)
+    for i in tl.static_range(SHARED):
+        tl.store(place + i * SIZE, value, mask=real)
+
+
+@triton.jit
+def _put_sum(x, out, co, si, out_head, HALF, HEADS, SHARED: tl.constexpr, WIDTH: tl.constexpr, ALL: tl.constexpr):
+    # Sums of SHARED heads of one token, turned back by an angle.
+    c, head = tl.arange(0, WIDTH)[None, :], tl.arange(0, ALL)[:, None]
     real = (head < HEADS) & (c < HALF)
-    first = x + t * x_token + head * x_head + c
-    a, b = tl.load(first, mask=real, other=0.0), tl.load(first + HALF, mask=real, other=0.0)
-    if TURN:
-        co = tl.load(cos + t * HALF + c, mask=c < HALF, other=0.0)
-        si = tl.load(sin + t * HALF + c, mask=c < HALF, other=0.0)
-        wide_a, wide_b = a.to(tl.float32), b.to(tl.float32)
-        a = (wide_a * co + wide_b * si).to(out.dtype.element_ty)
-        b = (wide_b * co - wide_a * si).to(out.dtype.element_ty)
-    place = out + t * out_token + head * out_head + c
-    tl.store(place, a, mask=real)
-    tl.store(place + HALF, b, mask=real)
+    first = x + head * (SHARED * 2 * HALF) + c
+    a = tl.load(first, mask=real, other=0.0).to(tl.float32)
+    b = tl.load(first + HALF, mask=real, other=0.0).to(tl.float32)
+    for i in tl.static_range(1, SHARED):
+        a += tl.load(first + i * 2 * HALF, mask=real, other=0.0).to(tl.float32)
+        b += tl.load(first + i * 2 * HALF + HALF, mask=real, other=0.0).to(tl.float32)
+    place = out + head * out_head + c
+    tl.store(place, (a * co + b * si).to(out.dtype.element_ty), mask=real)
+    tl.store(place + HALF, (b * co - a * si).to(out.dtype.element_ty), mask=real)
+
+
+@triton.jit
+def _put_gradients(
+    dq, dk, dv, q, k, v, cos, sin, q_token, q_head, k_token, k_head, v_token, v_head, HALF, HEADS, KV,
+    SHARED: tl.constexpr, WIDTH: tl.constexpr, ALL: tl.constexpr, ALL_KV: tl.constexpr,
+):  # fmt: skip
+    t, c = tl.program_id(0).to(tl.int64), tl.arange(0, WIDTH)[None, :]
+    row = t * HEADS * 2 * HALF
+    co = tl.load(cos + t * HALF + c, mask=c < HALF, other=0.0)
+    si = tl.load(sin + t * HALF + c, mask=c < HALF, other=0.0)
+    _put_sum(dq + row, q + t * q_token, co, si, q_head, HALF, HEADS, 1, WIDTH, ALL)
+    _put_sum(dk + row, k + t * k_token, co, si, k_head, HALF, KV, SHARED, WIDTH, ALL_KV)
+    _put_sum(dv + row, v + t * v_token, 1.0, 0.0, v_head, HALF, KV, SHARED, WIDTH, ALL_KV)
 
 
 @triton.jit(do_not_specialize=["salt", "least"])
@@ -179,7 +211,7 @@ def _swiglu(gate_up, out, fed, keys, F, stride, out_stride, salt, least, keep, W
     gate = tl.load(gate_up + t * stride + c, mask=real, other=0.0).to(tl.float32)
     up = tl.load(gate_up + t * stride + F + c, mask=real, other=0.0).to(tl.float32)
     kind = out.dtype.element_ty
-    result = ((gate * tl.sigmoid(gate)).to(kind).to(tl.float32) * up).to(kind)
+    result = (gate * tl.sigmoid(gate) * up).to(kind)
     tl.store(out + t * out_stride + c, result, mask=real)
     if DROP:
         dropped = tl.where(_kept(tl.load(keys + t), salt, c, least), result.to(tl.float32) * keep, 0.0)
@@ -198,10 +230,21 @@ def _swiglu_backward(d, gate_up, keys, F, d_stride, stride, salt, least, keep, W
     tl.store(first, (g * up * s * (1 + gate * (1 - s))).to(gate_up.dtype.element_ty), mask=real)
     tl.store(first + F, (g * gate * s).to(gate_up.dtype.element_ty), mask=real)
     kind = d.dtype.element_ty
-    result = ((gate * s).to(kind).to(tl.float32) * up).to(kind)
+    result = (gate * s * up).to(kind)
     if DROP:
         result = tl.where(_kept(tl.load(keys + t), salt, c, least), result.to(tl.float32) * keep, 0.0).to(kind)
     tl.store(d + t * d_stride + c, result, mask=real)
+
+
+@triton.jit(do_not_specialize=["salt", "least"])
+def _put(x, out, fed, keys, N, out_stride, salt, least, keep, WIDTH: tl.constexpr, DROP: tl.constexpr):
+    t, c = tl.program_id(0).to(tl.int64), tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
+    real = c < N
+    value = tl.load(x + t * N + c, mask=real, other=0.0)
+    tl.store(out + t * out_stride + c, value, mask=real)
+    if DROP:
+        dropped = tl.where(_kept(tl.load(keys + t), salt, c, least), value.to(tl.float32) * keep, 0.0)
+        tl.store(fed + t * N + c, dropped.to(out.dtype.element_ty), mask=real)
 
 
 @triton.jit(do_not_specialize=["salt", "least"])
@@ -228,6 +271,41 @@ def _lora_backward(
     place = dx + row * dx_stride + c[None, :]
     value = tl.load(place, mask=real, other=0.0).to(tl.float32) + tl.where(_kept(key[:, None], salt, c[None, :], least), product, 0.0)
     tl.store(place, value.to(dx.dtype.element_ty), mask=real)
+
+
+@triton.jit
+def _tall(big, small, big_stride, small_stride, c, WIDE, r, NARROW, T, TOKENS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr):
+    # bigᵀ small (COLUMNS, WIDTH), for the columns c of ``big`` and r of ``small``, both of T rows.
+    total = tl.zeros((COLUMNS, WIDTH), dtype=tl.float32)
+    for first in range(0, T, TOKENS):
+        t = first + tl.arange(0, TOKENS)
+        row = t.to(tl.int64)[:, None]
+        left = tl.load(big + row * big_stride + c[None, :], mask=(t < T)[:, None] & (c < WIDE)[None, :], other=0.0)
+        right = tl.load(small + row * small_stride + r[None, :], mask=(t < T)[:, None] & (r < NARROW)[None, :], other=0.0)
+        total = tl.dot(tl.trans(left), right, total, input_precision="ieee")
+    return total
+
+
+@triton.jit
+def _gather(
+    dy, fed, u, a, b, places, T, N, K, R, BELOW, RANK, dy_stride, fed_stride, u_stride,
+    TOKENS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    r, across = tl.arange(0, WIDTH), tl.cdiv(K, COLUMNS)
+    if tl.program_id(0) < across:
+        k = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+        down = _tall(fed, dy + N, fed_stride, dy_stride, k, K, r, BELOW, T, TOKENS, COLUMNS, WIDTH)
+        real = (k < K)[:, None] & (r < BELOW)[None, :]
+        place = a + r[None, :] * K + k[:, None]
+        tl.store(place, tl.load(place, mask=real, other=0.0) + down, mask=real)
+    else:
+        n = (tl.program_id(0) - across) * COLUMNS + tl.arange(0, COLUMNS)
+        up = _tall(dy, u, dy_stride, u_stride, n, N, r, R, T, TOKENS, COLUMNS, WIDTH)
+        own = tl.load(places + 2 * n, mask=n < N, other=-1)[:, None]
+        column = r[None, :] - tl.load(places + 2 * n + 1, mask=n < N, other=0)[:, None]
+        mine = (own >= 0) & (column >= 0) & (column < RANK)
+        where = b + own * RANK + column
+        tl.store(where, tl.load(where, mask=mine, other=0.0) + up, mask=mine)
 
 
 @triton.jit
@@ -297,17 +375,17 @@ def _has_one_a_lane(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def _numbers(mask: Mask | None) -> tuple[int, int, float]:
-    """salt, least and keep: a number is kept if 24 bits of its hash are at least ``least``, and times ``keep`` then."""
-    return (0, 0, 1.0) if mask is None else (mask.salt, round(mask.share * 2**24), 1 / (1 - mask.share))
+    """salt, least and keep: a number is kept if its hash, with a sign, is at least ``least``, and times ``keep`` then."""
+    return (0, 0, 1.0) if mask is None else (mask.salt, round(mask.share * 2**32) - 2**31, 1 / (1 - mask.share))
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor, mask: Mask | None) -> tuple[Tensor, Tensor]:
+def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor, mask: Mask | None, copy: Tensor | None) -> tuple[Tensor, Tensor]:
     tokens, width = x.shape
     r = torch.empty(tokens, dtype=torch.float32, device=x.device)
     fed = out if mask is None else torch.empty(tokens, width, dtype=out.dtype, device=x.device)
-    shape = {"WIDTH": triton.next_power_of_2(width), "DROP": mask is not None, "num_warps": _warps(width)}
-    keys = r if mask is None else mask.keys
-    _rms_norm[(tokens,)](x, weight, out, r, fed, keys, x.stride(0), out.stride(0), eps, width, *_numbers(mask), **shape)
+    shape = {"WIDTH": triton.next_power_of_2(width), "DROP": mask is not None, "COPY": copy is not None, "num_warps": _warps(width)}
+    tensors = (x, weight, out, r, fed, r if mask is None else mask.keys, out if copy is None else copy)
+    _rms_norm[(tokens,)](*tensors, x.stride(0), out.stride(0), eps, width, *_numbers(mask), **shape)
     return r, fed
 
 
@@ -324,11 +402,19 @@ def rope(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> None:
     _rope[(x.shape[0],)](x, cos, sin, x.stride(0), half, heads, **shape)
 
 
-def put_heads(x: Tensor, out: Tensor, cos: Tensor | None, sin: Tensor | None) -> None:
-    tokens, heads, size = x.shape
-    strides = (x.stride(0), x.stride(1), out.stride(0), out.stride(1))
-    shape = {"WIDTH": triton.next_power_of_2(size // 2), "ALL": triton.next_power_of_2(heads), "TURN": cos is not None, "num_warps": 4}
-    _put_heads[(tokens,)](x, out, x if cos is None else cos, x if sin is None else sin, *strides, size // 2, heads, **shape)
+def spread(k: Tensor, v: Tensor, shared: int) -> Tensor:
+    tokens, heads, size = k.shape
+    out = torch.empty(2, tokens, heads * shared, size, dtype=k.dtype, device=k.device)
+    shape = {"SHARED": shared, "WIDTH": triton.next_power_of_2(size), "ALL": triton.next_power_of_2(heads), "num_warps": 4}
+    _spread[(tokens, 2)](k, v, out, k.stride(0), k.stride(1), v.stride(0), v.stride(1), size, heads, tokens, **shape)
+    return out
+
+
+def put_gradients(dq: Tensor, dk: Tensor, dv: Tensor, q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor) -> None:
+    (tokens, heads, size), some = q.shape, k.shape[1]
+    strides = (q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1))
+    wide = {"WIDTH": triton.next_power_of_2(size // 2), "ALL": triton.next_power_of_2(heads), "ALL_KV": triton.next_power_of_2(some)}
+    _put_gradients[(tokens,)](dq, dk, dv, q, k, v, cos, sin, *strides, size // 2, heads, some, SHARED=heads // some, **wide, num_warps=4)
 
 
 def swiglu(gate_up: Tensor, out: Tensor, mask: Mask | None) -> Tensor:
@@ -345,6 +431,14 @@ def swiglu_backward(d: Tensor, gate_up: Tensor, mask: Mask | None) -> None:
     _swiglu_backward[(tokens, triton.cdiv(width, _COLUMNS))](d, gate_up, keys, width, d.stride(0), gate_up.stride(0), *_numbers(mask), **shape)
 
 
+def put(x: Tensor, out: Tensor, mask: Mask | None) -> Tensor:
+    tokens, width = x.shape
+    fed = out if mask is None else torch.empty_like(x)
+    keys, shape = x if mask is None else mask.keys, {"WIDTH": _COLUMNS, "DROP": mask is not None, "num_warps": 4}
+    _put[(tokens, triton.cdiv(width, _COLUMNS))](x, out, fed, keys, width, out.stride(0), *_numbers(mask), **shape)
+    return fed
+
+
 def dropout(x: Tensor, mask: Mask) -> Tensor:
     tokens, width = x.shape
     out = torch.empty(tokens, width, dtype=x.dtype, device=x.device)
@@ -358,6 +452,13 @@ def lora_backward(v: Tensor, a: Tensor, dx: Tensor, mask: Mask) -> None:
     _lora_backward[(triton.cdiv(tokens, 64), triton.cdiv(width, 128))](
         v, a, dx, mask.keys, tokens, rank, width, v.stride(0), a.stride(0), dx.stride(0), *_numbers(mask), **shape
     )
+
+
+def gather(dy: Tensor, fed: Tensor, u: Tensor, a: Tensor, b: Tensor, places: Tensor) -> None:
+    (tokens, inputs), outputs, columns = fed.shape, len(places), u.shape[1]
+    sizes = (tokens, outputs, inputs, columns, len(a), b.shape[1], dy.stride(0), fed.stride(0), u.stride(0))
+    shape = {"TOKENS": 64, "COLUMNS": 128, "WIDTH": max(16, triton.next_power_of_2(columns)), "num_warps": 4, "num_stages": 4}
+    _gather[(triton.cdiv(inputs, 128) + triton.cdiv(outputs, 128),)](dy, fed, u, a, b, places, *sizes, **shape)
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, scale: float) -> Tensor:

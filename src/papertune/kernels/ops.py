@@ -6,9 +6,7 @@ None of them knows about autograd: the backward passes are ops of their own.
 
 from __future__ import annotations
 
-from functools import cache
 from types import ModuleType
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,17 +17,17 @@ from papertune.kernels.reference import IGNORED, Mask
 
 __all__ = [
     "IGNORED",
-    "AttentionState",
     "Mask",
-    "accumulate_",
+    "add_product_",
     "attention",
-    "attention_backward",
+    "attention_backward_",
     "cross_entropy_",
     "dequantize",
     "dropout",
+    "gather_",
     "join",
     "lora_backward_",
-    "put_heads",
+    "put",
     "rms_norm",
     "rms_norm_backward_",
     "rope_",
@@ -83,9 +81,11 @@ def join(weight: NF4, a: Tensor, b: Tensor, places: Tensor, out: Tensor) -> None
         reference.join(weight, a, b, places, out)
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor, mask: Mask | None = None) -> tuple[Tensor, Tensor]:
-    """out = RMSNorm(x) · weight, both (T, H). Returns 1 / rms(x), (T) float32, and ``dropout`` of out."""
-    return (_fused(x) or reference).rms_norm(x, weight, eps, out, mask)  # type: ignore[no-any-return]
+def rms_norm(
+    x: Tensor, weight: Tensor, eps: float, out: Tensor, mask: Mask | None = None, copy: Tensor | None = None
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """out = RMSNorm(x) · weight, both (T, H). Returns 1 / rms(x), (T) float32, and ``dropout`` of out. ``copy`` (T, H) becomes x."""
+    return (_fused(x) or reference).rms_norm(x, weight, eps, out, mask, copy)  # type: ignore[no-any-return]
 
 
 def rms_norm_backward_(dy: Tensor, x: Tensor, weight: Tensor, r: Tensor, total: Tensor, mask: Mask | None = None) -> None:
@@ -98,11 +98,6 @@ def rope_(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> None:
     (_fused(x) or reference).rope(x, cos, sin, heads)
 
 
-def put_heads(x: Tensor, out: Tensor, cos: Tensor | None = None, sin: Tensor | None = None) -> None:
-    """Copies x into out, both (T, n, d) with any strides but the last; with cos and sin, turned back by the token's angle."""
-    (_fused(x) or reference).put_heads(x, out, cos, sin)
-
-
 def swiglu(gate_up: Tensor, out: Tensor, mask: Mask | None = None) -> Tensor:
     """gate_up: (T, ≥ 2F) → out: (T, F) = silu(gate) · up. Returns ``dropout`` of out."""
     return (_fused(out) or reference).swiglu(gate_up, out, mask)  # type: ignore[no-any-return]
@@ -111,6 +106,11 @@ def swiglu(gate_up: Tensor, out: Tensor, mask: Mask | None = None) -> Tensor:
 def swiglu_backward_(d: Tensor, gate_up: Tensor, mask: Mask | None = None) -> None:
     """The first 2F columns of gate_up become their own gradient; ``d`` (T, F), that of ``swiglu``'s output, becomes ``dropout`` of this again."""
     (_fused(d) or reference).swiglu_backward(d, gate_up, mask)
+
+
+def put(x: Tensor, out: Tensor, mask: Mask | None) -> Tensor:
+    """out = x, both (T, H), the rows of ``out`` any distance apart. Returns ``dropout`` of it."""
+    return (_fused(x) or reference).put(x, out, mask)  # type: ignore[no-any-return]
 
 
 def dropout(x: Tensor, mask: Mask | None) -> Tensor:
@@ -128,59 +128,50 @@ def cross_entropy_(logits: Tensor, targets: Tensor, scale: float) -> Tensor:
     return (_fused(logits) or reference).cross_entropy(logits, targets, scale)  # type: ignore[no-any-return]
 
 
-def accumulate_(total: Tensor, a: Tensor, b: Tensor, scale: float = 1.0) -> None:
-    """total += scale · a @ b; ``total`` may be float32 while a and b are 16-bit: the sum is then never rounded to 16 bits."""
-    if total.dtype == a.dtype:
-        total.addmm_(a, b, alpha=scale)
-    elif a.is_cuda and _adds_wide(a.device, a.dtype):
-        torch.ops.aten.addmm.dtype_out(total, a, b, total.dtype, alpha=scale, out=total)
-    elif a.is_cuda:
-        total.add_(torch.mm(a, b, out_dtype=total.dtype), alpha=scale)
-    else:
-        total.addmm_(a.to(total.dtype), b.to(total.dtype), alpha=scale)
+def gather_(dy: Tensor, fed: Tensor, u: Tensor, a: Tensor, b: Tensor, places: Tensor) -> None:
+    """Adds to the gradients ``a`` and ``b`` of a group's LoRA weights: see ``reference.gather``. Sums are in float32."""
+    (_fused(dy) or reference).gather(dy, fed, u, a, b, places)
 
 
-@cache
-def _adds_wide(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether this torch adds a 16-bit product onto a float32 matrix in one call; early versions want all three of one type."""
-    total, a = torch.ones(16, 16, device=device), torch.ones(16, 16, dtype=dtype, device=device)
-    try:
-        torch.ops.aten.addmm.dtype_out(total, a, a, total.dtype, out=total)
-    except RuntimeError:
-        return False
-    return bool((total == 17).all())
+def add_product_(out: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """out += a b, rounded once. Times 1, cuBLAS's kernels for Hopper round the product of 16-bit matrices before they add, which makes the error
+    of the sum 1.4 times as large; the float32 below 1 takes them another way, which costs 1 to 4 % of the product's time."""
+    return out.addmm_(a, b, beta=1 - 2**-24 if out.is_cuda and out.element_size() == 2 else 1)
 
 
-class AttentionState(NamedTuple):
-    """What the backward pass of attention needs beside its inputs and output; ``rest`` is flash attention's own (a few bytes)."""
-
-    log_sum: Tensor
-    rest: tuple[Tensor, ...] = ()
-
-
-def attention(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, longest: int, window: int) -> tuple[Tensor, AttentionState]:
+def attention(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, longest: int, window: int) -> tuple[Tensor, Tensor]:
     """Causal attention within documents, never across; see ``reference.attention``. ``longest`` is the longest document's tokens.
 
     On a GPU in 16 bits it is flash attention (Dao 2023, arXiv 2307.08691) as torch carries it: no score is ever written to memory.
     """
     if not _flash(q):
-        out, log_sum = reference.attention(q, k, v, starts, window)
-        return out, AttentionState(log_sum)
-    out, log_sum, *rest, _ = torch.ops.aten._flash_attention_forward(
-        q, k, v, starts, starts, longest, longest, 0.0, True, False, window_size_left=_left(longest, window)
-    )
-    return out, AttentionState(log_sum, tuple(rest))
+        return reference.attention(q, k, v, starts, window)
+    settings = (starts, starts, longest, longest, 0.0, True, False)
+    out, log_sum, *_ = torch.ops.aten._flash_attention_forward(q, k, v, *settings, window_size_left=_left(longest, window))
+    return out, log_sum
 
 
-def attention_backward(
-    do: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, state: AttentionState, starts: Tensor, longest: int, window: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients in q, k and v; ``do`` is that of ``out``."""
+def attention_backward_(
+    do: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, log_sum: Tensor, starts: Tensor, longest: int, window: int, cos: Tensor, sin: Tensor
+) -> None:
+    """q, k and v become their own gradients, as they were before ``rope_``; ``do`` is that of ``out``.
+
+    Flash attention would add up keys' and values' gradients of the heads that share them in a pass of its own. It is given as many keys as
+    queries instead, and the gradients are added where they are turned back and put in their places.
+    """
+    shared = q.shape[1] // k.shape[1]
     if not _flash(q):
-        return reference.attention_backward(do, q, k, v, out, state.log_sum, starts, window)
-    return torch.ops.aten._flash_attention_backward(  # type: ignore[no-any-return]
-        do, q, k, v, out, state.log_sum, starts, starts, longest, longest, 0.0, True, *state.rest, window_size_left=_left(longest, window)
+        dq, dk, dv = reference.attention_backward(do, q, k, v, out, log_sum, starts, window)
+        reference.put_gradients(dq, dk, dv, q, k, v, cos, sin)
+        return
+    from papertune.kernels import fused
+
+    keys, values = fused.spread(k, v, shared) if shared > 1 else (k, v)
+    unused = starts.new_empty(0, dtype=torch.uint64)  # dropout's random state
+    dq, dk, dv = torch.ops.aten._flash_attention_backward(
+        do, q, keys, values, out, log_sum, starts, starts, longest, longest, 0.0, True, unused, unused, window_size_left=_left(longest, window)
     )
+    fused.put_gradients(dq, dk, dv, q, k, v, cos, sin)
 
 
 def _flash(q: Tensor) -> bool:

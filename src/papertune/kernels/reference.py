@@ -52,11 +52,13 @@ def join(weight: NF4, a: Tensor, b: Tensor, places: Tensor, out: Tensor) -> None
     below[: len(a)] = a[: len(below)]
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor, mask: Mask | None) -> tuple[Tensor, Tensor]:
-    """out = weight · round(x · r) with r = 1 / √(mean(x²) + eps); x and out: (T, H). Returns r (T) and ``dropout`` of out."""
+def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor, mask: Mask | None, copy: Tensor | None) -> tuple[Tensor, Tensor]:
+    """out = weight · x · r with r = 1 / √(mean(x²) + eps); x and out: (T, H). Returns r (T) and ``dropout`` of out. ``copy`` becomes x."""
+    if copy is not None:
+        copy.copy_(x)
     wide = _wide(x)
     r = torch.rsqrt(wide.square().mean(-1) + eps)
-    out.copy_((wide * r[:, None]).to(out.dtype) * weight)
+    out.copy_(wide * r[:, None] * _wide(weight))
     return r, dropout(out, mask)
 
 
@@ -68,7 +70,7 @@ def rms_norm_backward(dy: Tensor, x: Tensor, weight: Tensor, r: Tensor, total: T
     n, g = _wide(x) * r[:, None], _wide(dy) * _wide(weight)
     dx = r[:, None] * (g - n * (g * n).mean(-1, keepdim=True))
     total.copy_(_wide(total) + dx)
-    dy.copy_(dropout(n.to(dy.dtype) * weight, mask))
+    dy.copy_(dropout((n * _wide(weight)).to(dy.dtype), mask))
 
 
 def rope(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> None:
@@ -85,21 +87,25 @@ def rope(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> None:
     view[:, :, 0], view[:, :, 1] = first, second
 
 
-def put_heads(x: Tensor, out: Tensor, cos: Tensor | None, sin: Tensor | None) -> None:
-    """out = x, both (T, n, d); with cos and sin, turned back by what ``rope`` turned it: its backward pass."""
-    if cos is None or sin is None:
-        out.copy_(x)
-        return
-    a, b = (_wide(half) for half in x.chunk(2, dim=2))
+def spread(k: Tensor, v: Tensor, shared: int) -> Tensor:
+    """Keys and values (T, m, d), each once for every head of the queries that shares it: (2, T, m · shared, d)."""
+    return torch.stack((k, v)).repeat_interleave(shared, dim=2)
+
+
+def put_gradients(dq: Tensor, dk: Tensor, dv: Tensor, q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor) -> None:
+    """q = dq, k = dk and v = dv, where dq, dk and dv are (T, n, d), keys' and values' summed over the heads that share them, and dq and dk are
+    turned back by what ``rope`` turned queries and keys: its backward pass."""
     c, s = cos[:, None], sin[:, None]
-    out.copy_(torch.cat((a * c + b * s, b * c - a * s), dim=2))
+    for gradient, out in ((dq, q), (dk, k)):
+        a, b = _gather_heads(_wide(gradient), out).chunk(2, dim=2)
+        out.copy_(torch.cat((a * c + b * s, b * c - a * s), dim=2))
+    v.copy_(_gather_heads(_wide(dv), v))
 
 
 def swiglu(gate_up: Tensor, out: Tensor, mask: Mask | None) -> Tensor:
-    """gate_up: (T, 2F) → out: (T, F) = round(silu(gate)) · up, silu(g) = g · σ(g). Returns ``dropout`` of it. Shazeer 2020, arXiv 2002.05202."""
-    gate, up = gate_up[:, : 2 * out.shape[1]].chunk(2, dim=1)
-    wide = _wide(gate)
-    out.copy_((wide * torch.sigmoid(wide)).to(gate_up.dtype) * up)
+    """gate_up: (T, 2F) → out: (T, F) = silu(gate) · up, silu(g) = g · σ(g). Returns ``dropout`` of it. Shazeer 2020, arXiv 2002.05202."""
+    gate, up = (_wide(half) for half in gate_up[:, : 2 * out.shape[1]].chunk(2, dim=1))
+    out.copy_(gate * torch.sigmoid(gate) * up)
     return dropout(out, mask)
 
 
@@ -113,13 +119,19 @@ def swiglu_backward(d: Tensor, gate_up: Tensor, mask: Mask | None) -> None:
     both.copy_(gradient)
 
 
+def put(x: Tensor, out: Tensor, mask: Mask | None) -> Tensor:
+    """out = x, both (T, H). Returns ``dropout`` of it."""
+    out.copy_(x)
+    return dropout(out, mask)
+
+
 def dropout(x: Tensor, mask: Mask | None) -> Tensor:
     """x (T, H) with some numbers set to 0 and the rest divided by 1 − share; x itself without a mask."""
     if mask is None:
         return x
     column = torch.arange(x.shape[1], device=x.device) * 0x9E3779B9
-    h = mix(((mask.keys.long() ^ mask.salt)[:, None] + column) & _MASK)
-    kept = (h >> 8) >= round(mask.share * 2**24)
+    h = _scramble(((mask.keys.long() ^ mask.salt)[:, None] + column) & _MASK)
+    kept = (h ^ 1 << 31) >= round(mask.share * 2**32)  # compared as numbers with a sign, which a GPU does in one instruction
     return torch.where(kept, _wide(x) * (1 / (1 - mask.share)), 0).to(x.dtype)
 
 
@@ -128,10 +140,26 @@ def lora_backward(v: Tensor, a: Tensor, dx: Tensor, mask: Mask) -> None:
     dx.copy_(_wide(dx) + dropout(_wide(v) @ _wide(a), mask))
 
 
-def mix(h: Tensor) -> Tensor:
-    """A 32-bit hash, h as int64 in [0, 2³²): the constants and shifts of "lowbias32" (Wellons 2018, nullprogram.com/blog/2018/07/31)."""
+def gather(dy: Tensor, fed: Tensor, u: Tensor, a: Tensor, b: Tensor, places: Tensor) -> None:
+    """Adds a projection group's gradients to a (≤ R, K) and b (n, rank), both float32, laid out as in ``join``: a += vᵀ fed, where v are the
+    columns of dy (T, ≥ N + R) from N on, fed: (T, K); and b[places[i, 0]] += row i of dyᵀ u, u: (T, R), from column places[i, 1] on."""
+    outputs = len(places)
+    a += _wide(dy[:, outputs : outputs + len(a)]).T @ _wide(fed)
+    up = _wide(dy[:, :outputs]).T @ _wide(u)
+    has = (places[:, 0] >= 0).nonzero()[:, 0]
+    columns = places[has, 1, None] + torch.arange(b.shape[1], device=b.device)
+    b[places[has, 0]] += up[has[:, None], columns]
+
+
+def _scramble(h: Tensor) -> Tensor:
     h = ((h ^ (h >> 16)) * 0x7FEB352D) & _MASK
-    h = ((h ^ (h >> 15)) * 0x846CA68B) & _MASK
+    return ((h ^ (h >> 15)) * 0x846CA68B) & _MASK
+
+
+def mix(h: Tensor) -> Tensor:
+    """A 32-bit hash, h as int64 in [0, 2³²): the constants and shifts of "lowbias32" (Wellons 2018, nullprogram.com/blog/2018/07/31). Its last
+    line serves the lower bits, without which ``dropout`` does."""
+    h = _scramble(h)
     return h ^ (h >> 16)
 
 
@@ -168,9 +196,11 @@ def attention(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, window: int) -> t
 def attention_backward(
     do: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, log_sum: Tensor, starts: Tensor, window: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients in q, k and v. Per head, with P the softmax: dV = Pᵀ dO, dS = P ∘ (dO Vᵀ − rowsum(dO ∘ O)), dQ = dS K / √d, dK = dSᵀ Q / √d."""
-    dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-    shared, scale = q.shape[1] // k.shape[1], q.shape[2] ** -0.5
+    """Gradients in q, k and v, all (T, n, d): a head of k and v has one for each head of q that shares it.
+
+    Per head, with P the softmax: dV = Pᵀ dO, dS = P ∘ (dO Vᵀ − rowsum(dO ∘ O)), dQ = dS K / √d, dK = dSᵀ Q / √d."""
+    dq, dk, dv = torch.empty_like(q), torch.empty_like(q), torch.empty_like(q)
+    scale = q.shape[2] ** -0.5
     for first, last in _documents(starts):
         part = slice(first, last)
         p = (_scores(q[part], k[part], window) - log_sum[:, part, None]).exp()
@@ -178,8 +208,8 @@ def attention_backward(
         dp = torch.einsum("ind,jnd->nij", g, _wide(_spread(v[part], q)))
         ds = p * (dp - (g * _wide(out[part])).sum(-1).T[:, :, None]) * scale
         dq[part] = torch.einsum("nij,jnd->ind", ds, _wide(_spread(k[part], q))).to(q.dtype)
-        dk[part] = _gather(torch.einsum("nij,ind->jnd", ds, _wide(q[part])), shared).to(q.dtype)
-        dv[part] = _gather(torch.einsum("nij,ind->jnd", p, g), shared).to(q.dtype)
+        dk[part] = torch.einsum("nij,ind->jnd", ds, _wide(q[part])).to(q.dtype)
+        dv[part] = torch.einsum("nij,ind->jnd", p, g).to(q.dtype)
     return dq, dk, dv
 
 
@@ -198,9 +228,9 @@ def _spread(x: Tensor, q: Tensor) -> Tensor:
     return x.repeat_interleave(q.shape[1] // x.shape[1], dim=1)
 
 
-def _gather(x: Tensor, shared: int) -> Tensor:
-    """Sums over the query heads that share a key: (L, n, d) → (L, n / shared, d)."""
-    return x.view(x.shape[0], -1, shared, x.shape[2]).sum(2)
+def _gather_heads(x: Tensor, like: Tensor) -> Tensor:
+    """(T, n, d) summed over the heads of queries that share one of ``like`` (T, m, d)."""
+    return x.view(*like.shape[:2], -1, like.shape[2]).sum(2)
 
 
 def _documents(starts: Tensor) -> list[tuple[int, int]]:

@@ -71,16 +71,21 @@ class Sizes:
     def offloaded(self, tokens: int) -> int:
         """The part of that which goes to the host."""
         s = self.shape
-        return self.bytes * tokens * (2 * s.hidden + self._qkv + s.queries + self._wide)
+        return self.bytes * tokens * (2 * s.hidden + self._qkv + self._attended + self._wide)
 
     def small(self, tokens: int) -> int:
         """And the part that stays."""
-        return tokens * (self.bytes * sum(self.u) + 4 * self.shape.heads + 8)
+        return tokens * (self.bytes * (sum(self.u) - self.u[1]) + 4 * self.shape.heads + 8)
 
     @property
     def _qkv(self) -> int:
-        """Columns of queries, keys and values with the room for their backward pass; ``_wide``: of gate and up."""
+        """Columns of queries, keys and values with the room for their backward pass; ``_wide``: of gate and up; ``_attended``: of attention's
+        output with its u."""
         return self.shape.queries + 2 * self.shape.keys + self.u[0]
+
+    @property
+    def _attended(self) -> int:
+        return self.shape.queries + self.u[1]
 
     @property
     def _wide(self) -> int:
@@ -115,10 +120,12 @@ class Sizes:
         return self.bytes * (work.tokens * h + 2 * work.positions * h + max(logits, work.tokens * self._gradient + work.positions * h))
 
     def _attention(self, tokens: int) -> int:
-        """Forward, where nothing is saved: the norm's output with queries, keys and values; these with attention's output; the output projection."""
-        h, q, (u_qkv, u_out, *_), (w_qkv, w_out, *_) = self.shape.hidden, self.shape.queries, self.u, self.weights
-        ahead = h + u_qkv + self._qkv + self._dropped(h)
-        return max(self.bytes * tokens * ahead + w_qkv, self.bytes * tokens * (q + u_out + max(self._dropped(q), h)) + w_out)
+        """Forward, where nothing is saved, beside the copy of its input to which attention is added: the norm's output with queries, keys and
+        values; these with attention's output; this and its copy; the output projection."""
+        h, q, row, (w_qkv, w_out, *_) = self.shape.hidden, self.shape.queries, self.bytes * tokens, self.weights
+        behind = self._attended + self._dropped(q)
+        ahead = row * (h + self.u[0] + self._qkv + self._dropped(h)) + w_qkv
+        return row * h + max(ahead, row * (self._qkv + q), row * (q + behind), row * behind + w_out)
 
     def _mlp(self, tokens: int, rows: int) -> int:
         """Forward, where nothing is saved, ``rows`` tokens at a time (0: all)."""
@@ -133,10 +140,10 @@ class Sizes:
         )
 
     def _keeping(self, tokens: int) -> int:
-        """Forward, beside all that the layer itself saves: the MLP's normalised input, or its last input with y."""
+        """Forward, beside all that the layer itself saves: y with the MLP's normalised input, or with its last input."""
         h, f, (*_, u_wide, u_down), (*_, w_wide, w_down) = self.shape.hidden, self.shape.inner, self.u, self.weights
-        last = f + u_down + max(self._dropped(f), h)
-        return max(self.bytes * tokens * (h + u_wide + self._dropped(h)) + w_wide, self.bytes * tokens * last + w_down)
+        first, last = h + u_wide + self._dropped(h), f + u_down + self._dropped(f)
+        return self.bytes * tokens * h + max(self.bytes * tokens * first + w_wide, self.bytes * tokens * last + w_down)
 
     def _backward(self, work: Work) -> int:
         """Backward, beside all that the layer saved: the MLP's two projections, then attention, when gate and up are gone."""
@@ -147,12 +154,12 @@ class Sizes:
     def _again(self, plan: Plan, work: Work) -> int:
         """A layer that is run again: what it saves as it goes, and its backward pass."""
         h, f, q, tokens = self.shape.hidden, self.shape.inner, self.shape.queries, work.tokens
-        (_, u_out, u_wide, u_down), (w_qkv, w_out, w_wide, w_down) = self.u, self.weights
+        (*_, u_wide, u_down), (w_qkv, w_out, w_wide, w_down) = self.u, self.weights
         row, rows = self.bytes * tokens, plan.rows(tokens)
         x = row * h if plan.park_inputs else 0  # else among the inputs
         first, both = (w_qkv, w_qkv + w_out) if plan.hold_weights else (0, 0)
-        saved = row * (self._qkv + q + h)
-        attention = x + row * (self._qkv + 2 * q + u_out + max(self._dropped(q), h)) + first + w_out
+        saved = row * (self._qkv + self._attended + h)
+        attention = x + saved + row * self._dropped(q) + first + max(row * q, w_out)
         if rows:
             part = self._wide + f + u_down + self._dropped(f)
             mlp = saved + self.bytes * rows * part + w_wide + w_down + both
@@ -160,19 +167,19 @@ class Sizes:
             held = w_wide + both if plan.hold_weights else 0
             wide = x + saved + row * (h + u_wide + self._wide + self._dropped(h)) + w_wide + both
             mlp = max(wide, x + saved + row * (self._wide + f + u_down + self._dropped(f)) + w_down + held)
-        attention_backward = row * (self._qkv + q) + first + self._attention_backward(work, plan.head_groups)
-        out_backward = row * (self._qkv + 2 * q + self._dropped(q)) + first + w_out
+        attention_backward = row * (self._qkv + self._attended) + first + self._attention_backward(work, plan.head_groups)
+        out_backward = row * (self._qkv + self._attended + q + self._dropped(q)) + first + w_out
         qkv_backward = x + row * (self._qkv + h) + w_qkv
         return self.small(tokens) + row * self._gradient + max(attention, mlp, attention_backward, out_backward, qkv_backward)
 
     def _attention_backward(self, work: Work, groups: int) -> int:
-        """Gradients of attention's output, of queries, keys and values, and what flash attention needs: keys' and values' gradients a head of
-        the queries, the queries' in float32, of which each document has up to 128 rows more."""
+        """Gradients of attention's output and of queries, keys and values, and what flash attention is given and needs: keys and values once for
+        each head of the queries, the queries' gradient in float32, of which each document has up to 128 rows more."""
         s = self.shape
         copies = -(-self.multiprocessors // (work.documents * s.heads // groups)) or 1
-        shared = 2 * s.queries if s.kv_heads < s.heads else 0
+        spread = 2 * s.queries if s.kv_heads < s.heads else 0
         padded = work.tokens + 128 * work.documents
-        gradients = self.bytes * work.tokens * (s.queries + 2 * s.keys + shared) + 4 * padded * (copies * s.queries + s.heads)
+        gradients = self.bytes * work.tokens * (3 * s.queries + spread) + 4 * padded * (copies * s.queries + s.heads)
         return self.bytes * work.tokens * s.queries + gradients // groups
 
     @property

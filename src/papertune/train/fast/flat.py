@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from papertune.family import Family
-from papertune.train.fast.projections import Lora, Up
+from papertune.train.fast.projections import Lora
 from papertune.train.fast.shape import Shape
 
 GROUPS = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))  # each reads one input
@@ -59,24 +59,18 @@ class FlatLora:
         self, layer: int, names: tuple[str, ...], targets: tuple[str, ...], size: dict[str, tuple[int, int]], rank: int, scale: float, family: Family
     ) -> Lora:
         trained = [name for name in names if name in targets]
-        inputs = size[names[0]][1]
-        a, gradient = self._take(rank * len(trained), inputs)
-        every_b = self.parameter.detach()[self._used : self._used + rank * sum(size[name][0] for name in trained)].view(-1, rank)
-        ups: list[Up] = []
+        a, a_gradient = self._take(rank * len(trained), size[names[0]][1])
+        b, b_gradient = self._take(sum(size[name][0] for name in trained), rank)
         first = 0
-        for name in names:
-            outputs = size[name][0]
-            if name in targets:
-                i = rank * len(ups)
-                b, gradient_b = self._take(outputs, rank)
-                ups.append(Up(slice(first, first + outputs), slice(i, i + rank), gradient_b))
-                module = f"base_model.model.model.layers.{layer}.{family.linear(name)}"
-                self._views[f"{module}.lora_A.weight"] = (a[i : i + rank], gradient[i : i + rank])
-                self._views[f"{module}.lora_B.weight"] = (b, gradient_b)
-            first += outputs
+        for i, name in enumerate(trained):
+            module = f"base_model.model.model.layers.{layer}.{family.linear(name)}"
+            down, up = slice(i * rank, (i + 1) * rank), slice(first, first + size[name][0])
+            self._views[f"{module}.lora_A.weight"] = (a[down], a_gradient[down])
+            self._views[f"{module}.lora_B.weight"] = (b[up], b_gradient[up])
+            first = up.stop
         if names not in self._places:
-            self._places[names] = _places(first, ups, self.parameter.device)
-        return Lora(a, gradient, every_b, self._places[names], tuple(ups), scale)
+            self._places[names] = _places([(size[name][0], name in trained) for name in names], rank).to(self.parameter.device)
+        return Lora(a, b, a_gradient, b_gradient, self._places[names], scale)
 
     def _take(self, rows: int, columns: int) -> tuple[Tensor, Tensor]:
         part = slice(self._used, self._used + rows * columns)
@@ -84,12 +78,13 @@ class FlatLora:
         return self.parameter.detach()[part].view(rows, columns), self.gradient[part].view(rows, columns)
 
 
-def _places(rows: int, ups: list[Up], device: torch.device) -> Tensor:
-    """See ``ops.join``."""
-    places, own = torch.tensor([[-1, 0]]).repeat(rows, 1), 0
-    for up in ups:
-        count = up.rows.stop - up.rows.start
-        places[up.rows, 0] = torch.arange(own, own + count)
-        places[up.rows, 1] = up.columns.start
-        own += count
-    return places.int().to(device)
+def _places(projections: list[tuple[int, bool]], rank: int) -> Tensor:
+    """See ``ops.join``; of each projection its rows and whether it is trained."""
+    parts, row, column = [], 0, 0
+    for rows, trained in projections:
+        if trained:
+            parts.append(torch.stack((torch.arange(row, row + rows), torch.full((rows,), column)), dim=1))
+            row, column = row + rows, column + rank
+        else:
+            parts.append(torch.tensor([[-1, 0]]).repeat(rows, 1))
+    return torch.cat(parts).int()

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from papertune.kernels import ops
-from papertune.kernels.ops import AttentionState
 from papertune.train.fast.packing import Packed
 from papertune.train.fast.plan import Plan
 from papertune.train.fast.projections import Dropout, Group
@@ -38,19 +37,18 @@ class Save(Enum):
 class Saved:
     """What the backward pass reads. Widths: hidden H, inner F, LoRA columns of a group R; T tokens.
 
-    x, h: (T, H); qkv: (T, queries + 2 · keys + R), rotated; attended: (T, queries); gate_up: (T, 2F + R); u_*: (T, R); r1, r2: (T) float32.
-    The last R columns of qkv and gate_up are room for the backward pass. ``weights`` is filled by Save.WEIGHTS, in the order of the forward
-    pass. r2, gate_up and the MLP's u's are absent where it runs in parts.
+    x, h: (T, H); qkv: (T, queries + 2 · keys + R), rotated; attended: (T, queries + R), with its u; log_sum: (heads, T) float32;
+    gate_up: (T, 2F + R); u_*: (T, R); r1, r2: (T) float32. The last R columns of qkv and gate_up are room for the backward pass. ``weights``
+    is filled by Save.WEIGHTS, in the order of the forward pass. r2, gate_up and the MLP's u's are absent where it runs in parts.
     """
 
     x: Tensor | None
     qkv: Tensor | None
     attended: Tensor | None
     h: Tensor | None
-    state: AttentionState
+    log_sum: Tensor
     r1: Tensor
     u_qkv: Tensor
-    u_out: Tensor
     r2: Tensor | None = None
     u_gate_up: Tensor | None = None
     u_down: Tensor | None = None
@@ -77,8 +75,7 @@ class _Attended:
     qkv: Tensor | None
     attended: Tensor | None
     u_qkv: Tensor
-    u_out: Tensor
-    state: AttentionState
+    log_sum: Tensor
     r1: Tensor
 
 
@@ -102,12 +99,13 @@ class Layer:
         half = self._attend(x, batch, dropout, save, kept)
         h, saved = half.h, None
         if save is not Save.NOTHING:
-            saved = Saved(x, half.qkv, half.attended, h, half.state, half.r1, half.u_qkv, half.u_out, weights=weights)
+            saved = Saved(x, half.qkv, half.attended, h, half.log_sum, half.r1, half.u_qkv, weights=weights)
         del half
         rows = 0 if save is Save.COSTLY else plan.rows(len(x))
         if rows:
             return (self._mlp_in_parts(h, dropout, rows) if saved is None else x.new_empty(0)), saved
-        gate_up, u_gate_up, r2 = self._projected(self._gate_up, h, self._norm2, self._weights(self._gate_up, kept), dropout)
+        y = torch.empty_like(h) if save is Save.COSTLY else None
+        gate_up, u_gate_up, r2 = self._projected(self._gate_up, h, self._norm2, self._weights(self._gate_up, kept), dropout, y)
         if saved is not None:
             saved.gate_up, saved.u_gate_up, saved.r2 = gate_up, u_gate_up, r2
         activated = self._down.input(len(x))
@@ -116,13 +114,12 @@ class Layer:
         narrow = self._down.weights()
         self._down.lower(activated, fed, narrow)
         del fed
-        if saved is None:
-            return self._down.add(activated, narrow, h), None
-        saved.u_down = activated.u.clone()
+        if saved is not None:
+            saved.u_down = activated.u.clone()
         if save is Save.WEIGHTS:
             weights.append(narrow)  # the first that the backward pass asks for
             return x.new_empty(0), saved
-        return self._down.add(activated, narrow, h.clone()), saved  # in place, as where nothing is saved: the same call gives the same bits
+        return self._down.add(activated, narrow, h if y is None else y), saved
 
     def backward(self, dy: Tensor, saved: Saved, batch: Packed, plan: Plan, bring_x: Callable[[], Tensor] | None = None) -> Tensor:
         """The gradient in x over that in y: the first H columns of ``dy`` (T, H + spare). Adds to the LoRA weights' and uses ``saved`` up.
@@ -136,10 +133,12 @@ class Layer:
             us = saved.take("u_gate_up"), saved.take("u_down")
             self._mlp_backward(dy, saved.take("h"), saved.take("r2"), saved.take("gate_up"), us, dropout, saved.weights_of)
         attended, mask = saved.take("attended"), self._out.mask(dropout)
+        out, u = attended[:, : self._shape.queries], attended[:, self._shape.queries :]
         d_heads = self._out.backward(dy, saved.weights_of(self._out), mask)
-        self._out.gather(dy, ops.dropout(attended, mask), saved.u_out)
-        d_qkv = self._attention_backward(d_heads, saved.take("qkv"), attended, saved.state, batch, plan.head_groups)
-        del d_heads, attended
+        self._out.gather(dy, ops.dropout(out, mask), u)
+        d_qkv = saved.take("qkv")
+        self._attention_backward(d_heads, d_qkv, out, saved.log_sum, batch, plan.head_groups)
+        del d_heads, attended, out, u
         x = saved.take("x") if bring_x is None else bring_x()
         mask = self._qkv.mask(dropout)
         dn = self._qkv.backward(d_qkv, saved.weights_of(self._qkv), mask)
@@ -148,20 +147,20 @@ class Layer:
         return dy
 
     def _attend(self, x: Tensor, batch: Packed, dropout: Dropout, save: Save, kept: list[Tensor] | None) -> _Attended:
-        shape = self._shape
-        qkv, u_qkv, r1 = self._projected(self._qkv, x, self._norm1, self._weights(self._qkv, kept), dropout)
+        shape, h = self._shape, torch.empty_like(x)
+        qkv, u_qkv, r1 = self._projected(self._qkv, x, self._norm1, self._weights(self._qkv, kept), dropout, h)
         ops.rope_(qkv, batch.cos, batch.sin, shape.heads + shape.kv_heads)
-        heads, state = ops.attention(*self._split(qkv), batch.starts, batch.longest, shape.window)
+        heads, log_sum = ops.attention(*self._split(qkv), batch.starts, batch.longest, shape.window)
         rotated = None if save is Save.NOTHING else qkv
         del qkv
         joined = self._out.input(len(x))
-        ops.put_heads(heads, self._heads(joined.x))
-        attended = None if save is Save.NOTHING else heads.view(len(x), -1)
+        fed = ops.put(heads.view(len(x), -1), joined.x, self._out.mask(dropout))
         del heads
         weights = self._weights(self._out, kept)
-        self._out.lower(joined, ops.dropout(joined.x, self._out.mask(dropout)), weights)
-        h = self._out.add(joined, weights, x.clone())  # not a product that is rounded and then added: one rounding less
-        return _Attended(h, rotated, attended, u_qkv, joined.u.clone(), state, r1)
+        self._out.lower(joined, fed, weights)
+        del fed
+        self._out.add(joined, weights, h)  # not a product that is rounded and then added: one rounding less
+        return _Attended(h, rotated, None if save is Save.NOTHING else joined.both, u_qkv, log_sum, r1)
 
     def _weights(self, group: Group, kept: list[Tensor] | None) -> Tensor:
         weights = group.weights()
@@ -169,11 +168,13 @@ class Layer:
             kept.append(weights)
         return weights
 
-    def _projected(self, group: Group, x: Tensor, norm: Tensor, weights: Tensor, dropout: Dropout) -> tuple[Tensor, Tensor, Tensor]:
+    def _projected(
+        self, group: Group, x: Tensor, norm: Tensor, weights: Tensor, dropout: Dropout, copy: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """The group's output for the normalised x, with the room for its backward pass also where none follows (products choose their order of
-        addition by strides); a copy of its u, so that the rest of the buffer can go; and the norm's r."""
+        addition by strides); a copy of its u, so that the rest of the buffer can go; and the norm's r. ``copy`` becomes x, to be added to."""
         joined = group.input(len(x))
-        r, fed = ops.rms_norm(x, norm, self._shape.eps, joined.x, group.mask(dropout))
+        r, fed = ops.rms_norm(x, norm, self._shape.eps, joined.x, group.mask(dropout), copy)
         group.lower(joined, fed, weights)
         out = group.output(len(x))
         group.forward(joined, weights, out[:, : group.outputs])
@@ -220,22 +221,16 @@ class Layer:
             self._mlp_backward(dy[part], h[part], r2, gate_up, us, some, {self._gate_up: wide, self._down: narrow}.__getitem__)
             del gate_up
 
-    def _attention_backward(self, d_heads: Tensor, qkv: Tensor, attended: Tensor, state: AttentionState, batch: Packed, groups: int) -> Tensor:
-        """The gradient in ``qkv`` before its rotation, in its place, ``groups`` sets of heads one after another."""
+    def _attention_backward(self, d_heads: Tensor, qkv: Tensor, attended: Tensor, log_sum: Tensor, batch: Packed, groups: int) -> None:
+        """``qkv`` becomes its own gradient, as it was before its rotation, ``groups`` sets of heads one after another."""
         shape = self._shape
         do, out = self._heads(d_heads), self._heads(attended)
         q, k, v = self._split(qkv)
         for i in range(groups):
             mine = slice(i * shape.heads // groups, (i + 1) * shape.heads // groups)
             shared = slice(i * shape.kv_heads // groups, (i + 1) * shape.kv_heads // groups)
-            some = AttentionState(state.log_sum[mine].contiguous(), state.rest)
-            inputs = (do[:, mine], q[:, mine], k[:, shared], v[:, shared], out[:, mine])
-            dq, dk, dv = ops.attention_backward(*inputs, some, batch.starts, batch.longest, shape.window)
-            ops.put_heads(dq, q[:, mine], batch.cos, batch.sin)
-            ops.put_heads(dk, k[:, shared], batch.cos, batch.sin)
-            ops.put_heads(dv, v[:, shared])
-            del dq, dk, dv
-        return qkv
+            inputs = (do[:, mine], q[:, mine], k[:, shared], v[:, shared], out[:, mine], log_sum[mine].contiguous())
+            ops.attention_backward_(*inputs, batch.starts, batch.longest, shape.window, batch.cos, batch.sin)
 
     def _heads(self, x: Tensor) -> Tensor:
         """(T, queries) as (T, heads, head), a view."""

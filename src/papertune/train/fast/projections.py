@@ -40,24 +40,15 @@ class Joined(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Up:
-    """Which rows of W and columns of u one trained projection has, and the gradient of its B, (rows, rank) float32."""
-
-    rows: slice
-    columns: slice
-    gradient: Tensor
-
-
-@dataclass(frozen=True, slots=True)
 class Lora:
-    """The float32 LoRA weights of a group: all A's one under another (≤ R, K) with their gradient, all B's likewise, and where each row of W
-    has its own (``ops.join``). ``ups`` is empty if no projection is trained."""
+    """The float32 LoRA weights of a group: all A's one under another (≤ R, K), all B's likewise (n, rank), the gradients of both, and where each
+    row of W has its row of B (``ops.join``). A and B are empty if no projection is trained."""
 
     a: Tensor
-    gradient: Tensor
     b: Tensor
+    a_gradient: Tensor
+    b_gradient: Tensor
     places: Tensor
-    ups: tuple[Up, ...]
     scale: float
 
 
@@ -74,7 +65,7 @@ class Group:
     def __init__(self, weights: tuple[NF4, ...], lora: Lora, salt: int, dtype: torch.dtype) -> None:
         self.inputs, self.outputs = weights[0].columns, sum(w.rows for w in weights)
         self.columns = -(-len(lora.a) // 16) * 16  # R, padding and all
-        self._weights, self._lora, self._salt = weights, lora, salt
+        self._weights, self._lora, self._salt, self._trained = weights, lora, salt, len(lora.a) > 0
         self._kind: dict[str, Any] = {"dtype": dtype, "device": weights[0].codes.device}
 
     def input(self, tokens: int) -> Joined:
@@ -98,11 +89,11 @@ class Group:
 
     def mask(self, dropout: Dropout) -> Mask | None:
         """Of what the group's A's are given."""
-        return Mask(dropout.keys, self._salt, dropout.share) if dropout.share and self._lora.ups else None
+        return Mask(dropout.keys, self._salt, dropout.share) if dropout.share and self._trained else None
 
     def lower(self, joined: Joined, fed: Tensor, weights: Tensor) -> None:
         """Fills ``u``; ``fed`` is D(x)."""
-        if self._lora.ups:
+        if self._trained:
             joined.u.addmm_(fed, weights[self.outputs :, : self.inputs].T, beta=0, alpha=self._lora.scale)
 
     def forward(self, joined: Joined, weights: Tensor, out: Tensor) -> None:
@@ -111,12 +102,12 @@ class Group:
 
     def add(self, joined: Joined, weights: Tensor, out: Tensor) -> Tensor:
         """out (T, N) + y, over ``out``. ``lower`` has filled ``u``."""
-        return out.addmm_(joined.both, weights[: self.outputs].T)
+        return ops.add_product_(out, joined.both, weights[: self.outputs].T)
 
     def backward(self, dy: Tensor, weights: Tensor, mask: Mask | None) -> Tensor:
         """dx (T, K). The first N columns of ``dy`` (T, ≥ N + R) are the gradient in y; the next R become v, for ``gather``."""
         n, every = self.outputs, self.outputs + self.columns
-        if self._lora.ups:
+        if self._trained:
             dy[:, n:every].addmm_(dy[:, :n], weights[:n, self.inputs :], beta=0, alpha=self._lora.scale)
         if mask is None:
             return torch.mm(dy[:, :every], weights[:, : self.inputs])
@@ -126,9 +117,5 @@ class Group:
 
     def gather(self, dy: Tensor, fed: Tensor, u: Tensor) -> None:
         """Adds to the gradients of A and B. ``dy`` as ``backward`` left it, ``fed`` as in ``lower``."""
-        lora = self._lora
-        for up in lora.ups:
-            ops.accumulate_(up.gradient, dy[:, up.rows].T, u[:, up.columns])
-        if lora.ups:
-            v = dy[:, self.outputs : self.outputs + len(lora.a)]
-            ops.accumulate_(lora.gradient, v.T, fed)
+        if self._trained:
+            ops.gather_(dy, fed, u, self._lora.a_gradient, self._lora.b_gradient, self._lora.places)
