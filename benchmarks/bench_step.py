@@ -106,8 +106,8 @@ def our_engine(
     from papertune.config import SEVEN_PROJECTIONS
     from papertune.family import MISTRAL
     from papertune.kernels import nf4
-    from papertune.train.fast.engine import FastEngine, Frozen, FrozenLayer
-    from papertune.train.fast.flat import GROUPS, sizes
+    from papertune.train.fast.engine import FastEngine, Frozen, frozen_layer
+    from papertune.train.fast.flat import sizes
     from papertune.train.fast.plan import Plan
     from papertune.train.fast.shape import shape_of
     from papertune.train.model import Device
@@ -120,7 +120,7 @@ def our_engine(
         rows = []
         for i in range(layers):
             small = {name: nf4.quantize(matrix(f"model.layers.{i}.{MISTRAL.linear(name)}", *size)) for name, size in sizes(shape).items()}
-            rows.append(FrozenLayer(ones, ones, [nf4.stack([small[name] for name in names]) for names in GROUPS]))
+            rows.append(frozen_layer(ones, ones, small))
         frozen = Frozen(matrix("model.embed_tokens", shape.vocabulary, shape.hidden), matrix("lm_head", shape.vocabulary, shape.hidden), ones, rows)
     device = Device("cuda", torch.bfloat16, torch.cuda.get_device_name())
     lora: dict[str, Any] = {"rank": RANK, "alpha": ALPHA, "dropout": dropout, "targets": SEVEN_PROJECTIONS}

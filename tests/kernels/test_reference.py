@@ -69,6 +69,15 @@ def test_stacked_matrices_are_the_matrices_one_under_another() -> None:
     assert torch.equal(together, torch.cat(apart))
 
 
+def test_gathered_weights_are_the_same_in_one_block() -> None:
+    parts = [nf4.quantize(torch.randn(rows, 192)) for rows in (130, 7)]
+    moved = nf4.gathered(parts)
+    assert len({part.codes.untyped_storage().data_ptr() for part in moved}) == 1
+    for part, other in zip(parts, moved, strict=True):
+        for field in ("codes", "scales", "steps", "offsets"):
+            assert torch.equal(getattr(part, field), getattr(other, field))
+
+
 def test_matrices_that_share_a_step_of_scales_are_not_stacked() -> None:
     assert len(nf4.stack([nf4.quantize(torch.randn(5, 64)), nf4.quantize(torch.randn(7, 64))])) == 2
 

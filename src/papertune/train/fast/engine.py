@@ -68,8 +68,15 @@ def load_frozen(base: Base, device: Device, layers: int | None = None) -> Frozen
         at = f"model.layers.{i}"
         norm1, norm2 = (weights(f"{at}.{norm}", shape.hidden) for norm in ("input_layernorm", "post_attention_layernorm"))
         matrices = {name: nf4.quantize(weights(f"{at}.{base.family.linear(name)}", *size)) for name, size in sizes(shape).items()}
-        frozen.append(FrozenLayer(norm1, norm2, [nf4.stack([matrices[name] for name in names]) for names in GROUPS]))
+        frozen.append(frozen_layer(norm1, norm2, matrices))
     return Frozen(embedding, head, weights("model.norm", shape.hidden), frozen)
+
+
+def frozen_layer(norm1: Tensor, norm2: Tensor, matrices: Mapping[str, NF4]) -> FrozenLayer:
+    """A layer of these quantised matrices, by projection; what it holds of them lies in one block of memory."""
+    groups = [nf4.stack([matrices[name] for name in names]) for names in GROUPS]
+    together = iter(nf4.gathered([weight for group in groups for weight in group]))
+    return FrozenLayer(norm1, norm2, [tuple(next(together) for _ in group) for group in groups])
 
 
 class FastEngine:
