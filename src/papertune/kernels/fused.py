@@ -10,7 +10,7 @@ rms_norm_backward    6H + 4H                                         one token
 rope                 2d + 2d a head                                  one token, all heads
 spread               2d + 2d a head of the queries                   one token, all heads of keys or of values
 put_gradients        2d a head of the queries + 2d a head, thrice    one token, all heads
-swiglu (backward)    4F + 2F (6F + 6F)                               one token × 1,024 columns
+swiglu (backward)    4F + 2F (6F + 6F)                               one token × 2,048 columns
 put, dropout         2H + 2H                                         one token × 1,024 columns
 lora_backward        2R + 2K + 2K                                    64 tokens × 128 columns, R columns of v at once
 gather               2N + 2K + 4R                                    128 columns of W's inputs or outputs, all tokens
@@ -420,15 +420,15 @@ def put_gradients(dq: Tensor, dk: Tensor, dv: Tensor, q: Tensor, k: Tensor, v: T
 def swiglu(gate_up: Tensor, out: Tensor, mask: Mask | None) -> Tensor:
     tokens, width = out.shape
     fed = out if mask is None else torch.empty(tokens, width, dtype=out.dtype, device=out.device)
-    keys, shape = out if mask is None else mask.keys, {"WIDTH": _COLUMNS, "DROP": mask is not None, "num_warps": 4}
-    _swiglu[(tokens, triton.cdiv(width, _COLUMNS))](gate_up, out, fed, keys, width, gate_up.stride(0), out.stride(0), *_numbers(mask), **shape)
+    keys, shape = out if mask is None else mask.keys, {"WIDTH": 2 * _COLUMNS, "DROP": mask is not None, "num_warps": 4}
+    _swiglu[(tokens, triton.cdiv(width, 2 * _COLUMNS))](gate_up, out, fed, keys, width, gate_up.stride(0), out.stride(0), *_numbers(mask), **shape)
     return fed
 
 
 def swiglu_backward(d: Tensor, gate_up: Tensor, mask: Mask | None) -> None:
     tokens, width = d.shape
-    keys, shape = d if mask is None else mask.keys, {"WIDTH": _COLUMNS, "DROP": mask is not None, "num_warps": 4}
-    _swiglu_backward[(tokens, triton.cdiv(width, _COLUMNS))](d, gate_up, keys, width, d.stride(0), gate_up.stride(0), *_numbers(mask), **shape)
+    keys, shape = d if mask is None else mask.keys, {"WIDTH": 2 * _COLUMNS, "DROP": mask is not None, "num_warps": 4}
+    _swiglu_backward[(tokens, triton.cdiv(width, 2 * _COLUMNS))](d, gate_up, keys, width, d.stride(0), gate_up.stride(0), *_numbers(mask), **shape)
 
 
 def put(x: Tensor, out: Tensor, mask: Mask | None) -> Tensor:
@@ -470,4 +470,4 @@ def cross_entropy(logits: Tensor, targets: Tensor, scale: float) -> Tensor:
 
 
 def _warps(width: int) -> int:
-    return 8 if width > 2048 else 4
+    return 8 if width > 4096 else 4

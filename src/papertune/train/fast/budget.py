@@ -71,21 +71,16 @@ class Sizes:
     def offloaded(self, tokens: int) -> int:
         """The part of that which goes to the host."""
         s = self.shape
-        return self.bytes * tokens * (2 * s.hidden + self._qkv + self._attended + self._wide)
+        return self.bytes * tokens * (2 * s.hidden + self._qkv + s.queries + self._wide)
 
     def small(self, tokens: int) -> int:
         """And the part that stays."""
-        return tokens * (self.bytes * (sum(self.u) - self.u[1]) + 4 * self.shape.heads + 8)
+        return tokens * (self.bytes * sum(self.u) + 4 * self.shape.heads + 8)
 
     @property
     def _qkv(self) -> int:
-        """Columns of queries, keys and values with the room for their backward pass; ``_wide``: of gate and up; ``_attended``: of attention's
-        output with its u."""
+        """Columns of queries, keys and values with the room for their backward pass; ``_wide``: of gate and up."""
         return self.shape.queries + 2 * self.shape.keys + self.u[0]
-
-    @property
-    def _attended(self) -> int:
-        return self.shape.queries + self.u[1]
 
     @property
     def _wide(self) -> int:
@@ -123,7 +118,7 @@ class Sizes:
         """Forward, where nothing is saved, beside the copy of its input to which attention is added: the norm's output with queries, keys and
         values; these with attention's output; this and its copy; the output projection."""
         h, q, row, (w_qkv, w_out, *_) = self.shape.hidden, self.shape.queries, self.bytes * tokens, self.weights
-        behind = self._attended + self._dropped(q)
+        behind = q + self.u[1] + self._dropped(q)
         ahead = row * (h + self.u[0] + self._qkv + self._dropped(h)) + w_qkv
         return row * h + max(ahead, row * (self._qkv + q), row * (q + behind), row * behind + w_out)
 
@@ -154,12 +149,12 @@ class Sizes:
     def _again(self, plan: Plan, work: Work) -> int:
         """A layer that is run again: what it saves as it goes, and its backward pass."""
         h, f, q, tokens = self.shape.hidden, self.shape.inner, self.shape.queries, work.tokens
-        (*_, u_wide, u_down), (w_qkv, w_out, w_wide, w_down) = self.u, self.weights
+        (_, u_out, u_wide, u_down), (w_qkv, w_out, w_wide, w_down) = self.u, self.weights
         row, rows = self.bytes * tokens, plan.rows(tokens)
         x = row * h if plan.park_inputs else 0  # else among the inputs
         first, both = (w_qkv, w_qkv + w_out) if plan.hold_weights else (0, 0)
-        saved = row * (self._qkv + self._attended + h)
-        attention = x + saved + row * self._dropped(q) + first + max(row * q, w_out)
+        saved = row * (self._qkv + q + h)
+        attention = x + saved + row * (q + u_out + self._dropped(q)) + first + w_out
         if rows:
             part = self._wide + f + u_down + self._dropped(f)
             mlp = saved + self.bytes * rows * part + w_wide + w_down + both
@@ -167,8 +162,8 @@ class Sizes:
             held = w_wide + both if plan.hold_weights else 0
             wide = x + saved + row * (h + u_wide + self._wide + self._dropped(h)) + w_wide + both
             mlp = max(wide, x + saved + row * (self._wide + f + u_down + self._dropped(f)) + w_down + held)
-        attention_backward = row * (self._qkv + self._attended) + first + self._attention_backward(work, plan.head_groups)
-        out_backward = row * (self._qkv + self._attended + q + self._dropped(q)) + first + w_out
+        attention_backward = row * (self._qkv + q) + first + self._attention_backward(work, plan.head_groups)
+        out_backward = row * (self._qkv + 2 * q + self._dropped(q)) + first + w_out
         qkv_backward = x + row * (self._qkv + h) + w_qkv
         return self.small(tokens) + row * self._gradient + max(attention, mlp, attention_backward, out_backward, qkv_backward)
 

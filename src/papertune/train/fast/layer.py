@@ -37,9 +37,9 @@ class Save(Enum):
 class Saved:
     """What the backward pass reads. Widths: hidden H, inner F, LoRA columns of a group R; T tokens.
 
-    x, h: (T, H); qkv: (T, queries + 2 · keys + R), rotated; attended: (T, queries + R), with its u; log_sum: (heads, T) float32;
-    gate_up: (T, 2F + R); u_*: (T, R); r1, r2: (T) float32. The last R columns of qkv and gate_up are room for the backward pass. ``weights``
-    is filled by Save.WEIGHTS, in the order of the forward pass. r2, gate_up and the MLP's u's are absent where it runs in parts.
+    x, h: (T, H); qkv: (T, queries + 2 · keys + R), rotated; attended: (T, queries); log_sum: (heads, T) float32; gate_up: (T, 2F + R); u_*: (T, R);
+    r1, r2: (T) float32. The last R columns of qkv and gate_up are room for the backward pass. ``weights`` is filled by Save.WEIGHTS, in the order
+    of the forward pass. r2, gate_up and the MLP's u's are absent where it runs in parts.
     """
 
     x: Tensor | None
@@ -49,6 +49,7 @@ class Saved:
     log_sum: Tensor
     r1: Tensor
     u_qkv: Tensor
+    u_out: Tensor
     r2: Tensor | None = None
     u_gate_up: Tensor | None = None
     u_down: Tensor | None = None
@@ -75,6 +76,7 @@ class _Attended:
     qkv: Tensor | None
     attended: Tensor | None
     u_qkv: Tensor
+    u_out: Tensor
     log_sum: Tensor
     r1: Tensor
 
@@ -99,7 +101,7 @@ class Layer:
         half = self._attend(x, batch, dropout, save, kept)
         h, saved = half.h, None
         if save is not Save.NOTHING:
-            saved = Saved(x, half.qkv, half.attended, h, half.log_sum, half.r1, half.u_qkv, weights=weights)
+            saved = Saved(x, half.qkv, half.attended, h, half.log_sum, half.r1, half.u_qkv, half.u_out, weights=weights)
         del half
         rows = 0 if save is Save.COSTLY else plan.rows(len(x))
         if rows:
@@ -133,12 +135,11 @@ class Layer:
             us = saved.take("u_gate_up"), saved.take("u_down")
             self._mlp_backward(dy, saved.take("h"), saved.take("r2"), saved.take("gate_up"), us, dropout, saved.weights_of)
         attended, mask = saved.take("attended"), self._out.mask(dropout)
-        out, u = attended[:, : self._shape.queries], attended[:, self._shape.queries :]
         d_heads = self._out.backward(dy, saved.weights_of(self._out), mask)
-        self._out.gather(dy, ops.dropout(out, mask), u)
+        self._out.gather(dy, ops.dropout(attended, mask), saved.u_out)
         d_qkv = saved.take("qkv")
-        self._attention_backward(d_heads, d_qkv, out, saved.log_sum, batch, plan.head_groups)
-        del d_heads, attended, out, u
+        self._attention_backward(d_heads, d_qkv, attended, saved.log_sum, batch, plan.head_groups)
+        del d_heads, attended
         x = saved.take("x") if bring_x is None else bring_x()
         mask = self._qkv.mask(dropout)
         dn = self._qkv.backward(d_qkv, saved.weights_of(self._qkv), mask)
@@ -155,12 +156,13 @@ class Layer:
         del qkv
         joined = self._out.input(len(x))
         fed = ops.put(heads.view(len(x), -1), joined.x, self._out.mask(dropout))
+        attended = None if save is Save.NOTHING else heads.view(len(x), -1)
         del heads
         weights = self._weights(self._out, kept)
         self._out.lower(joined, fed, weights)
         del fed
         self._out.add(joined, weights, h)  # not a product that is rounded and then added: one rounding less
-        return _Attended(h, rotated, None if save is Save.NOTHING else joined.both, u_qkv, log_sum, r1)
+        return _Attended(h, rotated, attended, u_qkv, joined.u.clone(), log_sum, r1)
 
     def _weights(self, group: Group, kept: list[Tensor] | None) -> Tensor:
         weights = group.weights()
