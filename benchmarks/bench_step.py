@@ -181,7 +181,7 @@ def _check_gradients(record: Recorder, window: int) -> None:
     plans: dict[str, dict[str, Any]] = {
         "recompute": {}, "keep": {"keep": layers}, "offload": {"keep": 1, "offload": layers - 1}, "tiled": {"mlp_rows": 100, "loss_rows": 100},
         "long": {"park_inputs": True, "mlp_rows": 256, "head_groups": 4}, "host embedding": {"host_embedding": True},
-        "weights twice": {"hold_weights": False},
+        "weights twice": {"hold_weights": False}, "weights stay": {"keep": 1, "dequantised": layers},
     }  # fmt: skip
     for name, plan in plans.items():
         engine, _ = our_engine(layers, random_matrix, window=window, frozen=frozen, **plan)
@@ -231,7 +231,7 @@ def _check_bits(record: Recorder) -> None:
     frozen = our_engine(layers, random_matrix)[1]
     plans: dict[str, dict[str, Any]] = {
         "recompute": {}, "keep": {"keep": layers}, "offload": {"keep": 1, "offload": layers - 1}, "mixed": {"keep": 1, "offload": 1},
-        "weights twice": {"hold_weights": False}, "parked": {"park_inputs": True, "hold_weights": False, "host_embedding": True},
+        "weights twice": {"hold_weights": False}, "weights stay": {"keep": 1, "dequantised": 2}, "parked": {"park_inputs": True, "hold_weights": False, "host_embedding": True},
     }  # fmt: skip
     same = {}
     for name, plan in plans.items():
@@ -272,7 +272,7 @@ def fast(options: argparse.Namespace) -> None:
         targets, size = sum(item.targets for item in items), len(items) // micro
 
         def foreseen() -> dict[str, Any]:
-            resident = torch.cuda.memory_allocated()  # between steps
+            resident = torch.cuda.memory_allocated() - engine.budget.held  # between steps
             peak = engine.budget.peak(engine.plan, Work(sum(lengths[:size]), sum(item.targets for item in items[:size]), size))
             return {"plan": str(engine.plan), "resident_gib": round(resident / GIB, 3), "foreseen_gib": round((resident + peak) / GIB, 3)}
 
@@ -297,15 +297,18 @@ def fast(options: argparse.Namespace) -> None:
         return round(count * share)
 
     run("slice", "1x4x512", "packed, keep 2, offload 30", four, steps=5, keep=part(2), offload=part(30))
+    run("slice", "1x4x512", "packed, the same, 4 dequantised", four, steps=5, keep=part(2), offload=part(30), dequantised=part(4))
     run("slice", "1x4x512", "packed, keep 2, offload 30, dropout 0.05", four, keep=part(2), offload=part(30), dropout=0.05)
     run("slice", "1x4x512", "packed, keep 6, recompute 26", four, keep=part(6))
-    run("slice", "1x4x512", "packed, planned by itself", four, memory=round(CAP * GIB))
+    run("slice", "1x4x512", "packed, planned by itself", four, steps=5, memory=round(CAP * GIB))
     run("slice", "ragged", "packed, keep 16, offload 16", RAGGED, steps=5, keep=part(16), offload=part(16))
-    run("slice", "ragged", "packed, planned by itself", RAGGED, memory=round(CAP * GIB))
+    run("slice", "ragged", "packed, planned by itself", RAGGED, steps=5, memory=round(CAP * GIB))
     run("whole", "1x4x512", "packed, keep", four, steps=5, warm=2, keep=layers)
+    run("whole", "1x4x512", "packed, keep, dequantised", four, steps=5, warm=2, keep=layers, dequantised=layers)
     run("whole", "1x4x512", "packed, recompute", four, steps=5, warm=2)
     run("whole", "ragged", "packed, keep", RAGGED, steps=5, warm=2, keep=layers)
     run("whole", "16x512", "packed, recompute", [512] * 16, steps=5)
+    run("whole", "16x512", "packed, recompute, dequantised", [512] * 16, steps=5, dequantised=layers)
     run("whole", "16x512", "packed, keep", [512] * 16, steps=5, keep=layers)
     torch.use_deterministic_algorithms(True)  # as papertune trains, so that a resumed run repeats an uninterrupted one
     torch.utils.deterministic.fill_uninitialized_memory = False
@@ -352,7 +355,7 @@ def caps(options: argparse.Namespace) -> None:
                     parts = engine.micro_batches(items, 1)
                     try:
                         for part in parts:
-                            resident = torch.cuda.memory_allocated()
+                            resident = torch.cuda.memory_allocated() - engine.budget.held
                             engine.accumulate(part, 1e-3, 0)
                             tokens = sum(len(item.ids) for item in part)
                             peak = engine.budget.peak(engine.plan, Work(tokens, sum(item.targets for item in part), len(part)))

@@ -47,6 +47,7 @@ PLANS = {
     "keep": Plan(keep=3),
     "offload": Plan(keep=1, offload=1),
     "weights twice": Plan(hold_weights=False),
+    "weights stay": Plan(keep=1, dequantised=2),
     "in parts": Plan(mlp_rows=16, loss_rows=7),
     "long": Plan(park_inputs=True, head_groups=2, mlp_rows=50, host_embedding=True),
 }
@@ -273,6 +274,9 @@ class _TwoPlans:
     def leaner(self, failed: Plan, work: Work) -> Plan:  # noqa: ARG002
         return Plan()
 
+    def hold(self, layers: int) -> None:
+        pass
+
 
 def test_dropout_does_not_change_with_how_a_step_is_cut(model: Base) -> None:
     whole, cut = fast_engine(model, dropout=0.3), fast_engine(model, dropout=0.3)
@@ -316,13 +320,32 @@ def test_a_plan_fits_what_is_free_and_keeps_as_much_as_that_allows() -> None:
                 fits = size.peak(plan, work) <= free
                 assert fits or plan.park_inputs, "only the leanest plan may not fit"
                 if plan.offload + plan.keep < 32 and not plan.park_inputs:
-                    more = replace(plan, keep=plan.keep + 1)
+                    more = replace(plan, keep=plan.keep + 1, dequantised=0)
                     assert size.peak(more, work) > free * 0.95
+                if plan.hold_weights and plan.dequantised < 32:
+                    assert size.peak(replace(plan, dequantised=plan.dequantised + 1), work) > free * 0.95
     step = Work(2048, 2044, 4)
-    assert choose(size, step, free=100 << 30, host_free=0, link=quick) == Plan(keep=32)
-    assert choose(size, step, free=5 << 29, host_free=1 << 40, link=quick).offload > 20
+    assert choose(size, step, free=100 << 30, host_free=0, link=quick) == Plan(keep=32, dequantised=32)
+    assert choose(size, step, free=10 << 30, host_free=0, link=quick) == Plan(keep=32, dequantised=8)
+    assert choose(size, step, free=5 << 29, host_free=1 << 40, link=quick) == Plan(keep=2, offload=30, dequantised=3)
     assert choose(size, step, free=5 << 29, host_free=1 << 40, link=slow).offload == 0
     assert choose(size, step, free=5 << 29, host_free=1 << 30, link=quick).offload == 0
+
+
+def test_weights_that_stay_dequantised_follow_the_optimiser(model: Base) -> None:
+    engine, other = fast_engine(model, Plan(keep=1, dequantised=2)), fast_engine(model)
+    for number in (3, 4):
+        for one in (engine, other):
+            one.load_adapter(adapter_for(one, number))
+            for parameter in one.parameters.values():
+                parameter.grad = None
+            one.accumulate(batch(), SCALE, 0)
+        assert_same_gradients(engine, other)
+    for one in (engine, other):
+        one.load_adapter(adapter_for(one, 5))
+    assert torch.equal(engine.measure(batch()), other.measure(batch()))
+    assert engine.economise()
+    assert engine.budget.held == 0
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=30), st.integers(1, 120))

@@ -44,6 +44,8 @@ PLANS = {
     "offload": Plan(keep=1, offload=LAYERS - 1),
     "all three": Plan(keep=2, offload=2),
     "weights twice": Plan(hold_weights=False),
+    "weights stay": Plan(keep=1, offload=2, dequantised=LAYERS),
+    "some weights stay": Plan(keep=2, dequantised=2),
     "parked": Plan(park_inputs=True, loss_rows=256, hold_weights=False),
     "lean": Plan(park_inputs=True, mlp_rows=1024, loss_rows=256, head_groups=4, hold_weights=False),
 }
@@ -139,7 +141,7 @@ def stand_in(patch: pytest.MonkeyPatch, *, ordered: bool) -> None:
     for name in ("swiglu", "put"):
         patch.setattr(ops, name, lambda _, out, mask=None: dropped(out, mask))
     patch.setattr(ops, "cross_entropy_", lambda logits, *_: logits.new_empty(len(logits), dtype=torch.float32))
-    for name in ("join", "rope_", "swiglu_backward_", "rms_norm_backward_", "lora_backward_", "gather_"):
+    for name in ("join", "renew", "rope_", "swiglu_backward_", "rms_norm_backward_", "lora_backward_", "gather_"):
         patch.setattr(ops, name, lambda *_: None)
 
 

@@ -5,6 +5,7 @@ once and each output written once where that is possible.
 
 op                   bytes moved a token (2-byte numbers)            program (with a mask, a dropped copy is written in passing)
 dequantize (join)    0.516 read + 2 written a weight                 4,096 weights of a row
+renew                4 + 2 a LoRA weight                             64 rows of B or columns of A
 rms_norm             2H + 2H (+ 2H for a copy of its input)          one token, the row in registers
 rms_norm_backward    6H + 4H                                         one token
 rope                 2d + 2d a head                                  one token, all heads
@@ -96,6 +97,23 @@ def _dequantize(
         real = c < across * 64
         under = tl.load(a + i * across * 64 + c, mask=real & (i < BELOW), other=0.0)
         tl.store(out + row.to(tl.int64) * stride + c, under.to(out.dtype.element_ty), mask=real)
+
+
+@triton.jit
+def _renew(a, b, places, out, N, K, stride, R, BELOW, RANK, ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr):
+    r, up = tl.arange(0, WIDTH), tl.cdiv(N, ROWS)
+    if tl.program_id(0) < up:
+        n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+        own = tl.load(places + 2 * n, mask=n < N, other=-1)[:, None]
+        column = r[None, :] - tl.load(places + 2 * n + 1, mask=n < N, other=0)[:, None]
+        beside = tl.load(b + own * RANK + column, mask=(own >= 0) & (column >= 0) & (column < RANK), other=0.0)
+        real = (n < N)[:, None] & (r < R)[None, :]
+        tl.store(out + n.to(tl.int64)[:, None] * stride + K + r[None, :], beside.to(out.dtype.element_ty), mask=real)
+    else:
+        k = ((tl.program_id(0) - up) * COLUMNS + tl.arange(0, COLUMNS))[None, :]
+        below = tl.load(a + r[:, None] * K + k, mask=(r < BELOW)[:, None] & (k < K), other=0.0)
+        place = out + (N + r).to(tl.int64)[:, None] * stride + k
+        tl.store(place, below.to(out.dtype.element_ty), mask=(r < R)[:, None] & (k < K))
 
 
 @triton.jit
@@ -336,6 +354,15 @@ def dequantize(weight: NF4, out: Tensor) -> None:
 
 def join(weight: NF4, a: Tensor, b: Tensor, places: Tensor, out: Tensor) -> None:
     _launch(weight, out, (a, b, places))
+
+
+def renew(a: Tensor, b: Tensor, places: Tensor, out: Tensor) -> None:
+    rows, columns = len(places), a.shape[1]
+    wider = out.shape[1] - columns
+    if wider:
+        shape = {"ROWS": 64, "COLUMNS": 64, "WIDTH": triton.next_power_of_2(wider), "num_warps": 4}
+        grid = (triton.cdiv(rows, 64) + triton.cdiv(columns, 64),)
+        _renew[grid](a, b, places, out, rows, columns, out.stride(0), wider, len(a), b.shape[1], **shape)
 
 
 def _launch(weight: NF4, out: Tensor, lora: tuple[Tensor, Tensor, Tensor] | None) -> None:

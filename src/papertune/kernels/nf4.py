@@ -102,8 +102,8 @@ def gathered(weights: Sequence[NF4]) -> list[NF4]:
     tensors = [tensor for weight in weights for tensor in (weight.codes, weight.scales, weight.steps, weight.offsets)]
     places = [0, *accumulate(-(-t.nbytes // _ALIGNED) * _ALIGNED for t in tensors)]
     block = torch.empty(places[-1], dtype=torch.uint8, device=tensors[0].device)
-    moved = [block[first : first + t.nbytes].view(t.dtype).copy_(t) for t, first in zip(tensors, places, strict=False)]
-    return [NF4(w.rows, w.columns, *moved[4 * i : 4 * i + 4], w.book, w.levels) for i, w in enumerate(weights)]
+    moved = iter(block[first : first + t.nbytes].view(t.dtype).copy_(t) for t, first in zip(tensors, places, strict=False))
+    return [NF4(w.rows, w.columns, next(moved), next(moved), next(moved), next(moved), w.book, w.levels) for w in weights]
 
 
 def stack(parts: Sequence[NF4]) -> tuple[NF4, ...]:

@@ -28,6 +28,7 @@ __all__ = [
     "join",
     "lora_backward_",
     "put",
+    "renew",
     "rms_norm",
     "rms_norm_backward_",
     "rope_",
@@ -79,6 +80,11 @@ def join(weight: NF4, a: Tensor, b: Tensor, places: Tensor, out: Tensor) -> None
         fused.join(weight, a, b, places, out)
     else:
         reference.join(weight, a, b, places, out)
+
+
+def renew(a: Tensor, b: Tensor, places: Tensor, out: Tensor) -> None:
+    """The A and B in what ``join`` made of a whole matrix, as they are now."""
+    (_fused(out) or reference).renew(a, b, places, out)
 
 
 def rms_norm(

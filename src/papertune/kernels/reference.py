@@ -41,13 +41,19 @@ def dequantize(weight: NF4, out: Tensor) -> None:
 
 
 def join(weight: NF4, a: Tensor, b: Tensor, places: Tensor, out: Tensor) -> None:
-    """out = [[W, B], [A, ·]], where row i of B is b[places[i, 0]] from column places[i, 1] on, and zeros fill up B and A; see ``dequantize``."""
+    """out = [[W, B], [A, ·]]; see ``dequantize`` and ``renew``."""
     dequantize(weight, out[: weight.rows, : weight.columns])
-    beside, below = out[: weight.rows, weight.columns :], out[weight.rows :, : weight.columns]
+    renew(a, b, places, out)
+
+
+def renew(a: Tensor, b: Tensor, places: Tensor, out: Tensor) -> None:
+    """B and A in out = [[W, B], [A, ·]], where row i of B is b[places[i, 0]] from column places[i, 1] on, and zeros fill up B and A."""
+    (rows, _), columns = places.shape, a.shape[1]
+    beside, below = out[:rows, columns:], out[rows:, :columns]
     beside.zero_()
     has = (places[:, 0] >= 0).nonzero()[:, 0]
-    columns = places[has, 1, None] + torch.arange(b.shape[1], device=out.device)
-    beside[has[:, None], columns] = b[places[has, 0]].to(out.dtype)
+    own = places[has, 1, None] + torch.arange(b.shape[1], device=out.device)
+    beside[has[:, None], own] = b[places[has, 0]].to(out.dtype)
     below.zero_()
     below[: len(a)] = a[: len(below)]
 

@@ -65,7 +65,8 @@ def outlook(card: Card, shape: Shape, unsupported: str, rank: int, targets: Sequ
         again = shape.layers - min(shape.layers, plan.keep + plan.offload)
         moved, layer = measure.offloaded(most) / link.host, 2 * products / shape.layers * most / rate
         seconds = REST + 4 * (products + shape.vocabulary * shape.hidden) * tokens / rate + again * layer * tokens / most
-        seconds += len(parts) * 2 * 2.5 * products / (card.bandwidth * 1e9)  # dequantised twice: half a byte read, two written
+        twice = 2 * max(0.0, 1 - plan.dequantised / shape.layers)
+        seconds += len(parts) * twice * 2.5 * products / (card.bandwidth * 1e9)  # dequantised: half a byte read, two written
         seconds += plan.offload * (max(0.0, moved - layer) + max(0.0, moved - 2 * layer)) * tokens / most
         parked = plan.offload * measure.offloaded(most) + (most * shape.hidden * 2 * again if plan.park_inputs else 0)
         return Outlook(

@@ -23,6 +23,7 @@ from papertune.train.fast.shape import Shape
 SPARE = 0.04  # of what is free: the allocator's own rounding
 MARGIN = 192 << 20  # bytes that are left free: products' and kernels' own workspace, and a desktop that opens a window
 STEP = 128 << 20  # by which the margin grows when memory ran out all the same
+KEPT = 2  # layers that are kept where all others can be offloaded without loss of time
 HOST_SHARE = 0.5  # of the free host memory that may be pinned
 
 
@@ -49,7 +50,7 @@ class Sizes:
 
     ``multiprocessors`` of the card matter where torch is asked for deterministic algorithms (else 0): then flash attention's backward pass
     sums the queries' gradient in several copies, as many as give each multiprocessor work, and adds these up in order. ``dropout``: whether
-    the projections' inputs are copied to have some of their numbers dropped.
+    the projections' inputs are copied to have some of their numbers dropped. ``lasting``: whether all weights stay dequantised.
     """
 
     shape: Shape
@@ -57,11 +58,19 @@ class Sizes:
     u: tuple[int, ...]
     multiprocessors: int = 0
     dropout: bool = False
+    lasting: bool = False
+
+    @property
+    def layer(self) -> int:
+        """Bytes of a layer's dequantised weights."""
+        return sum(replace(self, lasting=False).weights)
 
     @property
     def weights(self) -> list[int]:
-        """Of each group, in bytes."""
+        """Of each group, in bytes: those that come and go."""
         size = sizes(self.shape)
+        if self.lasting:
+            return [0] * len(GROUPS)
         return [(sum(size[n][0] for n in names) + u) * (size[names[0]][1] + u) * self.bytes for names, u in zip(GROUPS, self.u, strict=True)]
 
     def kept(self, tokens: int) -> int:
@@ -89,6 +98,9 @@ class Sizes:
     def peak(self, plan: Plan, work: Work) -> int:
         """Bytes above what is resident: the largest of the moments below, each the tensors that are alive then."""
         s, n, tokens = self.shape, self.shape.layers, work.tokens
+        if plan.dequantised:
+            rest = replace(self, lasting=plan.dequantised >= n).peak(replace(plan, dequantised=0), work)
+            return min(plan.dequantised, n) * self.layer + rest
         row = self.bytes * tokens
         keep = min(plan.keep, n)
         offload = min(plan.offload, n - keep)
@@ -208,13 +220,25 @@ def choose(size: Sizes, work: Work, *, free: int, host_free: int, link: Link) ->
                         best = ((layers - keep) * cost, plan)
                     break
         if best is not None:
-            return best[1]
+            lost, plan = best
+            if plan.offload and not lost:  # keeping more than hides the last copies gains nothing then
+                kept = min(plan.keep, KEPT)
+                plan = replace(plan, keep=kept, offload=layers - kept)
+            return _filled(plan, size, work, free)
     plans = [Plan(loss_rows=256, hold_weights=False)]
     leaner = Plan(park_inputs=True, loss_rows=256, hold_weights=False)
     plans += [replace(leaner, mlp_rows=rows, head_groups=groups) for rows in (0, 1024) for groups in (1, groups_of(size.shape))]
     peaks = [size.peak(plan, work) for plan in plans]
     fitting = (plan for plan, peak in zip(plans, peaks, strict=True) if peak <= free * (1 - SPARE))
     return next(fitting, plans[peaks.index(min(peaks))])
+
+
+def _filled(plan: Plan, size: Sizes, work: Work, free: int) -> Plan:
+    """The plan with as many layers' weights dequantised for good as there is memory left for."""
+    everything = replace(plan, dequantised=size.shape.layers)
+    if size.peak(everything, work) <= free * (1 - SPARE):
+        return everything
+    return replace(plan, dequantised=max(0, int(free * (1 - SPARE) - size.peak(plan, work)) // size.layer))
 
 
 class Budget:
@@ -224,6 +248,7 @@ class Budget:
         ordered = device.type == "cuda" and torch.are_deterministic_algorithms_enabled()
         multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count if ordered else 0
         self._size, self._device, self._memory = Sizes(shape, itemsize, tuple(u), multiprocessors, dropout), device, memory
+        self.held = 0  # bytes that a plan may ask to be given back: dequantised weights
         self._link: Link | None = None
         self._host = 0
         self._margin = MARGIN
@@ -241,8 +266,12 @@ class Budget:
         return choose(self._size, work, free=self._free(), host_free=self._host, link=self._link)
 
     def peak(self, plan: Plan, work: Work) -> int:
-        """Bytes this plan needs above what is resident."""
+        """Bytes this plan needs above what is resident, ``held`` not counted there."""
         return self._size.peak(plan, work)
+
+    def hold(self, layers: int) -> None:
+        """Takes note of so many layers' weights being dequantised."""
+        self.held = layers * self._size.layer
 
     def leaner(self, failed: Plan, work: Work) -> Plan:
         """The next plan to try after one ran out of memory; the same one if there is none. Later plans start from what was learnt."""
@@ -271,7 +300,7 @@ class Budget:
         return capacity(self._size, free=self._free()) if self._device.type == "cuda" else 1 << 20
 
     def _free(self) -> int:
-        allocated = torch.cuda.memory_allocated(self._device)
+        allocated = torch.cuda.memory_allocated(self._device) - self.held
         free, _ = torch.cuda.mem_get_info(self._device)
         usable = free + torch.cuda.memory_reserved(self._device) - allocated
         if self._memory:

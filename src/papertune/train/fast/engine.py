@@ -170,6 +170,7 @@ class FastEngine:
     def economise(self) -> bool:
         """After memory ran out: a leaner plan from here on, else smaller micro-batches, else the embedding table in host memory. False when it
         was one sequence under the leanest plan and that is done."""
+        self._stay(0)
         if not self._leaner and self._work.documents > 1:
             self.room = self._work.tokens // 2
         elif not self._leaner:
@@ -217,6 +218,7 @@ class FastEngine:
 
     def _last_hidden(self, packed: Packed) -> Tensor:
         """(T, H), without dropout."""
+        self._stay(self.plan.dequantised)
         x = self._embed(packed)
         for layer in self._layers:
             x, _ = layer.forward(x, packed, self.plan, Save.NOTHING, train=False)
@@ -227,7 +229,16 @@ class FastEngine:
             return self._embedding[packed.ids]
         return self._embedding[packed.ids.cpu()].pin_memory().to(packed.ids.device, non_blocking=True)
 
+    def _stay(self, dequantised: int) -> None:
+        """The first so many layers' weights stay dequantised; their LoRA weights are made those of now."""
+        for layer in self._layers[dequantised:]:
+            layer.stay(False)
+        for layer in self._layers[:dequantised]:
+            layer.stay(True)
+        self.budget.hold(min(dequantised, len(self._layers)))
+
     def _pass(self, packed: Packed, scale: float) -> Tensor:
+        self._stay(self.plan.dequantised)
         x, saved = self._forward(packed)
         loss, dx = self._loss(x, packed, scale)
         del x

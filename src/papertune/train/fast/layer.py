@@ -88,6 +88,11 @@ class Layer:
         self._shape, self._norm1, self._norm2, self._share = shape, norm1, norm2, dropout
         self._qkv, self._out, self._gate_up, self._down = groups
 
+    def stay(self, on: bool) -> None:
+        """See ``Group.stay``."""
+        for group in (self._qkv, self._out, self._gate_up, self._down):
+            group.stay(on)
+
     @property
     def spare(self) -> int:
         """Columns that the gradient of the layer's output must have beside its own."""

@@ -29,7 +29,8 @@ class Plan:
     Further savings, for long sequences: ``park_inputs`` holds the recomputed layers' inputs in host memory; ``mlp_rows`` is how many tokens
     pass through a recomputed layer's MLP at a time (0: all); ``head_groups`` cuts the backward pass of attention; ``loss_rows`` is how many
     positions have logits at a time; ``host_embedding`` leaves the embedding table in host memory. With ``hold_weights`` a recomputed layer's
-    dequantised weights are held until its backward pass has used them, else dequantised twice.
+    dequantised weights are held until its backward pass has used them, else dequantised twice. And what to do with memory that is left: the
+    weights of the first ``dequantised`` layers stay so, from one micro-batch to the next.
     """
 
     keep: int = 0
@@ -40,6 +41,7 @@ class Plan:
     loss_rows: int = 1024
     host_embedding: bool = False
     hold_weights: bool = True
+    dequantised: int = 0
 
     def rows(self, tokens: int) -> int:
         """``mlp_rows`` for so many tokens: 0 where they are no more."""
@@ -59,4 +61,8 @@ def words(plan: Plan, layers: int) -> str:
     parts = [f"{verb} {count}" for verb, count in counts.items() if count]
     parts[0] += f" of {layers} layers"
     saving = [name for name, on in (("their inputs on the host", plan.park_inputs), ("the MLP in pieces", plan.mlp_rows > 0)) if on]
-    return ", ".join([*parts, f"with {' and '.join(saving)}"] if saving else parts)
+    if saving:
+        parts.append(f"with {' and '.join(saving)}")
+    if plan.dequantised:
+        parts.append(f"has {min(plan.dequantised, layers)} dequantised throughout")
+    return ", ".join(parts)

@@ -67,6 +67,7 @@ class Group:
         self.columns = -(-len(lora.a) // 16) * 16  # R, padding and all
         self._weights, self._lora, self._salt, self._trained = weights, lora, salt, len(lora.a) > 0
         self._kind: dict[str, Any] = {"dtype": dtype, "device": weights[0].codes.device}
+        self._lasting: Tensor | None = None
 
     def input(self, tokens: int) -> Joined:
         """An empty buffer for the input of so many tokens: fill ``x``."""
@@ -77,8 +78,19 @@ class Group:
         """An empty buffer (T, N + R) for the output of so many tokens, with the room that ``backward`` asks for."""
         return torch.empty(tokens, self.outputs + self.columns, **self._kind)
 
+    def stay(self, on: bool) -> None:
+        """Whether the weights stay dequantised from here on. A and B in them are as they are now: to be called again when they have changed."""
+        if not on:
+            self._lasting = None
+        elif self._lasting is None:
+            self._lasting = self.weights()
+        else:
+            ops.renew(self._lora.a, self._lora.b, self._lora.places, self._lasting)
+
     def weights(self) -> Tensor:
-        """[[W, B], [A, ·]] (N + R, K + R): W dequantised, A and B as they are now."""
+        """[[W, B], [A, ·]] (N + R, K + R): W dequantised, A and B as they are now, or were at the last ``stay``."""
+        if self._lasting is not None:
+            return self._lasting
         joined, lora = torch.empty(self.outputs + self.columns, self.inputs + self.columns, **self._kind), self._lora
         first = 0
         for part in self._weights:
