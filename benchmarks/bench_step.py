@@ -182,6 +182,7 @@ def _check_gradients(record: Recorder, window: int) -> None:
         "recompute": {}, "keep": {"keep": layers}, "offload": {"keep": 1, "offload": layers - 1}, "tiled": {"mlp_rows": 100, "loss_rows": 100},
         "long": {"park_inputs": True, "mlp_rows": 256, "head_groups": 4}, "host embedding": {"host_embedding": True},
         "weights twice": {"hold_weights": False}, "weights stay": {"keep": 1, "dequantised": layers},
+        "attention": {"attention": layers},
     }  # fmt: skip
     for name, plan in plans.items():
         engine, _ = our_engine(layers, random_matrix, window=window, frozen=frozen, **plan)
@@ -231,7 +232,8 @@ def _check_bits(record: Recorder) -> None:
     frozen = our_engine(layers, random_matrix)[1]
     plans: dict[str, dict[str, Any]] = {
         "recompute": {}, "keep": {"keep": layers}, "offload": {"keep": 1, "offload": layers - 1}, "mixed": {"keep": 1, "offload": 1},
-        "weights twice": {"hold_weights": False}, "weights stay": {"keep": 1, "dequantised": 2}, "parked": {"park_inputs": True, "hold_weights": False, "host_embedding": True},
+        "weights twice": {"hold_weights": False}, "weights stay": {"keep": 1, "dequantised": 2}, "attention": {"attention": layers},
+        "parked": {"park_inputs": True, "hold_weights": False, "host_embedding": True},
     }  # fmt: skip
     same = {}
     for name, plan in plans.items():
@@ -309,6 +311,7 @@ def fast(options: argparse.Namespace) -> None:
     run("whole", "ragged", "packed, keep", RAGGED, steps=5, warm=2, keep=layers)
     run("whole", "16x512", "packed, recompute", [512] * 16, steps=5)
     run("whole", "16x512", "packed, recompute, dequantised", [512] * 16, steps=5, dequantised=layers)
+    run("whole", "16x512", "packed, recompute MLP, dequantised", [512] * 16, steps=5, attention=layers, dequantised=layers)
     run("whole", "16x512", "packed, keep", [512] * 16, steps=5, keep=layers)
     torch.use_deterministic_algorithms(True)  # as papertune trains, so that a resumed run repeats an uninterrupted one
     torch.utils.deterministic.fill_uninitialized_memory = False

@@ -47,6 +47,8 @@ PLANS = {
     "keep": Plan(keep=3),
     "offload": Plan(keep=1, offload=1),
     "weights twice": Plan(hold_weights=False),
+    "attention": Plan(keep=1, attention=1),
+    "attention, in parts": Plan(attention=2, mlp_rows=16),
     "weights stay": Plan(keep=1, dequantised=2),
     "in parts": Plan(mlp_rows=16, loss_rows=7),
     "long": Plan(park_inputs=True, head_groups=2, mlp_rows=50, host_embedding=True),

@@ -4,8 +4,8 @@ Memory and time of a step are a constant (embedding, head, optimiser's buffers) 
 slices, the first few layers and twice as many, are loaded and take real steps at the longest and at typical lengths; a straight line through
 both gives the whole model. This holds for every engine, card and shape, and takes seconds: only the slices' weights are read.
 
-The fast engine treats its layers in up to three ways (``fast.plan``). It is asked which ones the whole model will have, and each of them is
-timed on both slices.
+The fast engine treats its layers in several ways (``fast.plan``). It is asked which ones the whole model will have, and each of them is timed
+on both slices.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from papertune.train.optimizer import Optimizer
 SMALL_SLICE = 2  # layers
 ROUNDING = {"reference": 0.045, "fast": 0.02}  # what torch's allocator holds beyond what is asked of it, of the whole: measured
 _STEPS = 3  # timed steps of each kind; the first step of a kind is not
-_FATES = ("recompute", "keep", "offload")
+_FATES = ("recompute", "attention", "keep", "offload", "dequantised")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,8 @@ def estimate(engine: str, base: Base, device: Device, lora: Lora, data: Sequence
         tokens = sum(len(item.ids) for item in longest)
         work = Work(tokens, sum(item.targets for item in longest), len(longest))
         plan, peak = more.foresee(whole, int(at_depth(lambda m: m.resident)), work)
-        for fate, layers in (("keep", plan.keep), ("offload", plan.offload)):  # instead of so many layers recomputed
+        fates = {"attention": plan.attention, "keep": plan.keep, "offload": plan.offload, "dequantised": plan.dequantised}
+        for fate, layers in fates.items():  # instead of so many layers recomputed
             for kind, sign in ((fate, 1), ("recompute", -1)):
                 seconds += sign * (at_depth(_seconds_of(kind), layers) - at_depth(_seconds_of(kind), 0))
     tokens_per_second = sum(len(item.ids) for item in step) / seconds
@@ -156,10 +157,13 @@ def _measure(
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()  # loading holds one matrix at a time in full: less than a step
     resident = torch.cuda.memory_allocated() if cuda else 0
+    if isinstance(engine, FastEngine):
+        resident -= engine.budget.held
     take_step(engine, optimizer, longest, schedule)
     peak = torch.cuda.max_memory_allocated() if cuda else engine.peak_memory()
     seconds = {}
-    plans = {"recompute": Plan(), "keep": Plan(keep=layers), "offload": Plan(offload=layers)}
+    plans = {"recompute": Plan(), "attention": Plan(attention=layers), "keep": Plan(keep=layers), "offload": Plan(offload=layers)}
+    plans["dequantised"] = Plan(dequantised=layers)
     for fate in _FATES if isinstance(engine, FastEngine) and cuda else _FATES[:1]:
         if isinstance(engine, FastEngine):
             engine.fixed = plans[fate]

@@ -4,25 +4,26 @@ The sum is over the very tensors that ``layer`` makes, at the four moments when 
 the loss, and the backward pass of a layer that was kept and of one that is run again. By the time the first recomputed layer runs its
 backward pass, all kept ones have finished theirs and are gone, so keeping layers costs nothing there.
 
-Time is compared, not predicted: a recomputed layer costs its forward pass once more; an offloaded one costs what the link to the host
-takes longer than the layer computes.
+Time is compared, not predicted: a recomputed layer costs its forward pass once more, one of which attention is kept that of its MLP; an
+offloaded one costs what the link to the host takes longer than the layer computes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from papertune.launch import launch
 from papertune.train.fast.flat import GROUPS, sizes
-from papertune.train.fast.plan import Plan
+from papertune.train.fast.plan import Fate, Plan
 from papertune.train.fast.shape import Shape
 
 SPARE = 0.04  # of what is free: the allocator's own rounding
 MARGIN = 192 << 20  # bytes that are left free: products' and kernels' own workspace, and a desktop that opens a window
 STEP = 128 << 20  # by which the margin grows when memory ran out all the same
+ATTENTION = 2.5  # times as long as a matrix product of as many operations takes attention
 KEPT = 2  # layers that are kept where all others can be offloaded without loss of time
 HOST_SHARE = 0.5  # of the free host memory that may be pinned
 
@@ -82,6 +83,12 @@ class Sizes:
         s = self.shape
         return self.bytes * tokens * (2 * s.hidden + self._qkv + s.queries + self._wide)
 
+    def attended(self, tokens: int) -> int:
+        """Bytes of a layer of which all but the MLP is kept."""
+        s = self.shape
+        numbers = 2 * s.hidden + self._qkv + s.queries + self.u[0] + self.u[1]
+        return tokens * (self.bytes * numbers + 4 * s.heads + 4)
+
     def small(self, tokens: int) -> int:
         """And the part that stays."""
         return tokens * (self.bytes * sum(self.u) + 4 * self.shape.heads + 8)
@@ -104,14 +111,19 @@ class Sizes:
         row = self.bytes * tokens
         keep = min(plan.keep, n)
         offload = min(plan.offload, n - keep)
-        again = n - keep - offload
+        attention = min(plan.attention, n - keep - offload)
+        again = n - keep - offload - attention
         kept, offloaded = self.kept(tokens), self.offloaded(tokens)
-        waiting = offload * self.small(tokens) + (0 if plan.park_inputs else again * row * s.hidden)
+        inputs = 0 if plan.park_inputs else again * row * s.hidden
+        waiting = offload * self.small(tokens) + inputs + attention * self.attended(tokens)
         passing = 2 * row * s.hidden if plan.park_inputs else 0  # inputs on their way to the host
         moments = [waiting + keep * kept + self._loss(plan, work)]
         if again:
             passing += self.small(tokens) + max(self._attention(tokens), self._mlp(tokens, plan.rows(tokens)))
-            moments += [waiting + passing, waiting + self._again(plan, work)]
+            first = offload * self.small(tokens) + inputs
+            moments += [first + passing, first + self._again(plan, work)]
+        if attention:
+            moments += [waiting + self._mlp(tokens, plan.rows(tokens)), waiting + self._mlp_again(plan, work)]
         if keep or offload:  # at most two offloaded layers are on the card at a time, the last of them until the kept ones are made
             forward = max(keep * kept + min(offload, 1) * offloaded, min(offload, 2) * offloaded)
             backward = max(keep * kept + (offloaded if keep == 1 and offload else 0), min(offload, 2) * offloaded)
@@ -179,6 +191,15 @@ class Sizes:
         qkv_backward = x + row * (self._qkv + h) + w_qkv
         return self.small(tokens) + row * self._gradient + max(attention, mlp, attention_backward, out_backward, qkv_backward)
 
+    def _mlp_again(self, plan: Plan, work: Work) -> int:
+        """Backward, beside all that was kept of attention: the MLP that is run again, then attention, when the MLP's input is gone."""
+        h, f, tokens, (*_, u_wide, u_down), (_, w_out, w_wide, w_down) = self.shape.hidden, self.shape.inner, work.tokens, self.u, self.weights
+        row, rows = self.bytes * tokens, plan.rows(tokens) or tokens
+        part = self._wide + max(h + u_wide + self._dropped(h), f + u_down + self._dropped(f))
+        out = row * (self.shape.queries + self._dropped(self.shape.queries)) + w_out
+        after = max(out, self._attention_backward(work, plan.head_groups)) - row * h
+        return row * self._gradient + max(w_wide + w_down + self.bytes * rows * part, after)
+
     def _attention_backward(self, work: Work, groups: int) -> int:
         """Gradients of attention's output and of queries, keys and values, and what flash attention is given and needs: keys and values once for
         each head of the queries, the queries' gradient in float32, of which each document has up to 128 rows more."""
@@ -201,44 +222,64 @@ class Sizes:
 
 def choose(size: Sizes, work: Work, *, free: int, host_free: int, link: Link) -> Plan:
     """The fastest plan whose peak fits ``free`` bytes of the card and ``host_free`` of host memory; the leanest one if none fits."""
-    layers, tokens = size.shape.layers, work.tokens
-    per_layer = sum(rows * columns for rows, columns in sizes(size.shape).values())
-    forward = 2 * per_layer * tokens / link.rate
-    moved = size.offloaded(tokens) / link.host
-    costs = {"recompute": forward, "offload": max(0.0, moved - forward) + max(0.0, moved - 2 * forward)}
-    if size.offloaded(tokens) * layers > host_free:
-        del costs["offload"]
+    layers, room, costs = size.shape.layers, free * (1 - SPARE), _costs(size, work, link)
     for hold in (True, False):
-        best: tuple[float, Plan] | None = None
-        for rest, cost in costs.items():
-            if best is not None and best[0] == 0:
-                break
-            for keep in range(layers, -1, -1):
-                plan = Plan(keep=keep, offload=layers - keep if rest == "offload" else 0, hold_weights=hold)
-                if size.peak(plan, work) <= free * (1 - SPARE):
-                    if best is None or (layers - keep) * cost < best[0]:
-                        best = ((layers - keep) * cost, plan)
-                    break
-        if best is not None:
-            lost, plan = best
-            if plan.offload and not lost:  # keeping more than hides the last copies gains nothing then
-                kept = min(plan.keep, KEPT)
-                plan = replace(plan, keep=kept, offload=layers - kept)
-            return _filled(plan, size, work, free)
+        plans = _fitting(Plan(hold_weights=hold), size, work, room, offload=size.offloaded(work.tokens) * layers <= host_free)
+        if plans:
+            best = min(plans, key=lambda plan: sum(costs[plan.fate(i, layers)] for i in range(layers)))
+            if best.offload and not costs[Fate.OFFLOAD]:  # keeping more than hides the last copies gains nothing then
+                kept = min(best.keep, KEPT)
+                best = replace(best, keep=kept, offload=layers - kept)
+            return _filled(best, size, work, room)
     plans = [Plan(loss_rows=256, hold_weights=False)]
     leaner = Plan(park_inputs=True, loss_rows=256, hold_weights=False)
     plans += [replace(leaner, mlp_rows=rows, head_groups=groups) for rows in (0, 1024) for groups in (1, groups_of(size.shape))]
     peaks = [size.peak(plan, work) for plan in plans]
-    fitting = (plan for plan, peak in zip(plans, peaks, strict=True) if peak <= free * (1 - SPARE))
+    fitting = (plan for plan, peak in zip(plans, peaks, strict=True) if peak <= room)
     return next(fitting, plans[peaks.index(min(peaks))])
 
 
-def _filled(plan: Plan, size: Sizes, work: Work, free: int) -> Plan:
+def _costs(size: Sizes, work: Work, link: Link) -> dict[Fate, float]:
+    """Seconds that a layer's fate costs: of matrix products and attention done again, or of what a link to the host takes longer than they do."""
+    weights = {name: rows * columns for name, (rows, columns) in sizes(size.shape).items()}
+    product = 2 * work.tokens / link.rate
+    mlp = product * (weights["gate_proj"] + weights["up_proj"])
+    attention = ATTENTION * 2 * size.shape.queries * work.tokens**2 / work.documents / link.rate
+    forward = product * sum(weights.values())
+    again = forward - product * weights["down_proj"] + attention
+    moved = size.offloaded(work.tokens) / link.host
+    late = max(0.0, moved - forward) + max(0.0, moved - 2 * forward)
+    return {Fate.KEEP: 0.0, Fate.OFFLOAD: late, Fate.ATTENTION: mlp, Fate.RECOMPUTE: again}
+
+
+def _fitting(lean: Plan, size: Sizes, work: Work, room: float, *, offload: bool) -> list[Plan]:
+    """For each way to spend memory the plan that spends the most. Of plans that take as long, earlier ones are to be preferred."""
+    layers = size.shape.layers
+
+    def most(of: Callable[[int], Plan]) -> Plan | None:
+        return next((plan for count in range(layers, -1, -1) if size.peak(plan := of(count), work) <= room), None)
+
+    keeping = most(lambda count: replace(lean, keep=count))
+    if keeping is not None and keeping.keep == layers:
+        return [keeping]
+    found = [keeping]
+    if keeping is not None:
+        found.append(most(lambda count: replace(keeping, attention=min(count, layers - keeping.keep))))
+        attending = most(lambda count: replace(lean, attention=count))
+        if attending is not None and attending.attention == layers:
+            attending = most(lambda count: replace(lean, keep=count, attention=layers - count))
+        found.append(attending)
+    if offload:
+        found.append(most(lambda count: replace(lean, keep=count, offload=layers - count)))
+    return [plan for plan in found if plan is not None]
+
+
+def _filled(plan: Plan, size: Sizes, work: Work, room: float) -> Plan:
     """The plan with as many layers' weights dequantised for good as there is memory left for."""
     everything = replace(plan, dequantised=size.shape.layers)
-    if size.peak(everything, work) <= free * (1 - SPARE):
+    if size.peak(everything, work) <= room:
         return everything
-    return replace(plan, dequantised=max(0, int(free * (1 - SPARE) - size.peak(plan, work)) // size.layer))
+    return replace(plan, dequantised=max(0, int(room - size.peak(plan, work)) // size.layer))
 
 
 class Budget:
@@ -287,7 +328,7 @@ class Budget:
         size = replace(self._size, shape=replace(self._size.shape, layers=layers))
         if self._device.type != "cuda":
             return Plan(keep=layers), resident
-        free = max(0, self._free() + torch.cuda.memory_allocated(self._device) - resident)
+        free = max(0, self._free() - self.held + torch.cuda.memory_allocated(self._device) - resident)
         fitting = min(work.tokens, capacity(size, free=free))
         part = Work(fitting, min(work.positions, fitting), work.documents)
         self.plan(part)  # measures link and host, if nobody has yet

@@ -256,7 +256,7 @@ class FastEngine:
                     left.x = x
                 x, _ = layer.forward(x, packed, self.plan, Save.NOTHING)
             else:
-                x, left.saved = layer.forward(x, packed, self.plan, Save.COSTLY)
+                x, left.saved = layer.forward(x, packed, self.plan, Save.ATTENTION if left.fate is Fate.ATTENTION else Save.COSTLY)
                 if left.fate is Fate.OFFLOAD:
                     assert left.saved is not None
                     left.parked = {name: host.park(f"{i}.{name}", left.saved.take(name)) for name in _PARKED}

@@ -26,9 +26,11 @@ from papertune.train.fast.shape import Shape
 
 
 class Save(Enum):
-    """What a forward pass leaves for the backward pass: nothing; what costs multiplications to make again; or that and weights, when that follows."""
+    """What a forward pass leaves for the backward pass: nothing; all but the MLP's; all that costs multiplications to make again; or that and
+    weights, when that follows."""
 
     NOTHING = auto()
+    ATTENTION = auto()
     COSTLY = auto()
     WEIGHTS = auto()
 
@@ -39,7 +41,7 @@ class Saved:
 
     x, h: (T, H); qkv: (T, queries + 2 · keys + R), rotated; attended: (T, queries); log_sum: (heads, T) float32; gate_up: (T, 2F + R); u_*: (T, R);
     r1, r2: (T) float32. The last R columns of qkv and gate_up are room for the backward pass. ``weights`` is filled by Save.WEIGHTS, in the order
-    of the forward pass. r2, gate_up and the MLP's u's are absent where it runs in parts.
+    of the forward pass. r2, gate_up and the MLP's u's are absent where the MLP is run again.
     """
 
     x: Tensor | None
@@ -109,20 +111,23 @@ class Layer:
             saved = Saved(x, half.qkv, half.attended, h, half.log_sum, half.r1, half.u_qkv, half.u_out, weights=weights)
         del half
         rows = 0 if save is Save.COSTLY else plan.rows(len(x))
+        if rows and save is Save.WEIGHTS:
+            return x.new_empty(0), saved
         if rows:
-            return (self._mlp_in_parts(h, dropout, rows) if saved is None else x.new_empty(0)), saved
-        y = torch.empty_like(h) if save is Save.COSTLY else None
+            return self._mlp_in_parts(h if saved is None else h.clone(), dropout, rows), saved
+        y = torch.empty_like(h) if save in (Save.ATTENTION, Save.COSTLY) else None
         gate_up, u_gate_up, r2 = self._projected(self._gate_up, h, self._norm2, self._weights(self._gate_up, kept), dropout, y)
-        if saved is not None:
-            saved.gate_up, saved.u_gate_up, saved.r2 = gate_up, u_gate_up, r2
+        mlp = saved if save in (Save.COSTLY, Save.WEIGHTS) else None
+        if mlp is not None:
+            mlp.gate_up, mlp.u_gate_up, mlp.r2 = gate_up, u_gate_up, r2
         activated = self._down.input(len(x))
         fed = ops.swiglu(gate_up, activated.x, self._down.mask(dropout))
         del gate_up
         narrow = self._down.weights()
         self._down.lower(activated, fed, narrow)
         del fed
-        if saved is not None:
-            saved.u_down = activated.u.clone()
+        if mlp is not None:
+            mlp.u_down = activated.u.clone()
         if save is Save.WEIGHTS:
             weights.append(narrow)  # the first that the backward pass asks for
             return x.new_empty(0), saved
@@ -135,7 +140,7 @@ class Layer:
         """
         dropout = Dropout(batch.keys, self._share)
         if saved.gate_up is None:
-            self._mlp_backward_in_parts(dy, saved.take("h"), dropout, plan.rows(len(dy)))
+            self._mlp_backward_in_parts(dy, saved.take("h"), dropout, plan.rows(len(dy)) or len(dy))
         else:
             us = saved.take("u_gate_up"), saved.take("u_down")
             self._mlp_backward(dy, saved.take("h"), saved.take("r2"), saved.take("gate_up"), us, dropout, saved.weights_of)

@@ -4,6 +4,7 @@ A layer of Mistral 7B makes, a token: 8 KB of input, 12 KB of queries, keys and 
 57 KB of gate and up projections in 16 bits. Its weights take 436 MB when dequantised.
 
 recompute  hold the input (8 KB a token); run the layer again before its backward pass: a third more multiplications
+attention  hold all but gate and up (36 KB a token); run the MLP again: a fifth more, and attention only once, which long documents pay for
 offload    hold all 93 KB a token in host memory: needs a link that moves them while the next layer computes
 keep       hold all 93 KB a token on the card: fastest
 """
@@ -18,13 +19,15 @@ class Fate(Enum):
     """Of a layer's activations."""
 
     RECOMPUTE = auto()
+    ATTENTION = auto()
     OFFLOAD = auto()
     KEEP = auto()
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The last ``keep`` layers are kept (their backward passes come first), the ``offload`` before them offloaded, the rest recomputed.
+    """The last ``keep`` layers are kept (their backward passes come first), the ``offload`` before them offloaded, of the ``attention`` before
+    those all but the MLP is kept, and the rest is recomputed.
 
     Further savings, for long sequences: ``park_inputs`` holds the recomputed layers' inputs in host memory; ``mlp_rows`` is how many tokens
     pass through a recomputed layer's MLP at a time (0: all); ``head_groups`` cuts the backward pass of attention; ``loss_rows`` is how many
@@ -35,6 +38,7 @@ class Plan:
 
     keep: int = 0
     offload: int = 0
+    attention: int = 0
     park_inputs: bool = False
     mlp_rows: int = 0
     head_groups: int = 1
@@ -50,14 +54,17 @@ class Plan:
     def fate(self, layer: int, layers: int) -> Fate:
         if layer >= layers - self.keep:
             return Fate.KEEP
-        return Fate.OFFLOAD if layer >= layers - self.keep - self.offload else Fate.RECOMPUTE
+        if layer >= layers - self.keep - self.offload:
+            return Fate.OFFLOAD
+        return Fate.ATTENTION if layer >= layers - self.keep - self.offload - self.attention else Fate.RECOMPUTE
 
 
 def words(plan: Plan, layers: int) -> str:
     """"keeps 20 of 32 layers, recomputes 12"."""
     keep = min(plan.keep, layers)
     offload = min(plan.offload, layers - keep)
-    counts = {"keeps": keep, "offloads": offload, "recomputes": layers - keep - offload}
+    attention = min(plan.attention, layers - keep - offload)
+    counts = {"keeps": keep, "offloads": offload, "recomputes the MLP of": attention, "recomputes": layers - keep - offload - attention}
     parts = [f"{verb} {count}" for verb, count in counts.items() if count]
     parts[0] += f" of {layers} layers"
     saving = [name for name, on in (("their inputs on the host", plan.park_inputs), ("the MLP in pieces", plan.mlp_rows > 0)) if on]
