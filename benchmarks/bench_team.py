@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +41,17 @@ def main() -> None:
     parser.add_argument("--record", action="store_true")
     options = parser.parse_args()
     write_dataset(options.work / "dataset", options.steps * max(options.grad_accum), options.max_seq_len)
-    rows = [compare(options, accumulated) for accumulated in options.grad_accum]
-    rows.append(go_on(options, options.grad_accum[0]))
-    for row in rows:
+    for row in measured(options):
         row |= {"benchmark": "team", "commit": commit(), "machine": machine(), "engine": options.engine, "max_seq_len": options.max_seq_len}
         print(json.dumps(row), flush=True)
         if options.record:
             record("team", row, quiet=True)
+
+
+def measured(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    for accumulated in options.grad_accum:
+        yield compare(options, accumulated)
+    yield go_on(options, options.grad_accum[0])
 
 
 def compare(options: argparse.Namespace, accumulated: int) -> dict[str, Any]:

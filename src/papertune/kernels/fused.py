@@ -17,6 +17,8 @@ lora_backward        2R + 2K + 2K                                    64 tokens Ã
 gather               2N + 2K + 4R                                    128 columns of W's inputs or outputs, all tokens
 cross_entropy        4V (read twice, from cache) + 2V                one position
 
+Numbers of tokens are not specialised: each kernel is compiled once and not again for the first number that no 16 divides.
+
 Arithmetic is in float32 and rounded to the output's type exactly where ``reference`` rounds. Multiply and add are not fused in
 ``dequantize`` (``enable_fp_fusion=False``): bitsandbytes rounds between them.
 """
@@ -178,7 +180,7 @@ def _rope(x, cos, sin, stride, HALF, HEADS, WIDTH: tl.constexpr, ALL: tl.constex
     tl.store(first + HALF, (b * co + a * si).to(x.dtype.element_ty), mask=real)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["TOKENS"])
 def _spread(k, v, out, k_token, k_head, v_token, v_head, SIZE, HEADS, TOKENS, SHARED: tl.constexpr, WIDTH: tl.constexpr, ALL: tl.constexpr):
     t = tl.program_id(0).to(tl.int64)
     c, head = tl.arange(0, WIDTH)[None, :], tl.arange(0, ALL)[:, None]
@@ -274,7 +276,7 @@ def _dropout(x, out, keys, N, x_stride, salt, least, keep, WIDTH: tl.constexpr):
     tl.store(out + t * N + c, value.to(out.dtype.element_ty), mask=real)
 
 
-@triton.jit(do_not_specialize=["salt", "least"])
+@triton.jit(do_not_specialize=["T", "salt", "least"])
 def _lora_backward(
     v, a, dx, keys, T, R, K, v_stride, a_stride, dx_stride, salt, least, keep, ROWS: tl.constexpr, COLUMNS: tl.constexpr, RANK: tl.constexpr
 ):  # fmt: skip
@@ -304,7 +306,7 @@ def _tall(big, small, big_stride, small_stride, c, WIDE, r, NARROW, T, TOKENS: t
     return total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T"])
 def _gather(
     dy, fed, u, a, b, places, T, N, K, R, BELOW, RANK, dy_stride, fed_stride, u_stride,
     TOKENS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr,

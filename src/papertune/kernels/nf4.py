@@ -96,8 +96,8 @@ def _quantize_on_gpu(weight: Tensor) -> NF4:
 def gathered(weights: Sequence[NF4]) -> list[NF4]:
     """The same weights, their codes and scales in one block of memory.
 
-    Matrices are quantised one by one, with large tensors between them that do not stay; left where they were made, those of a model with seven
-    billion weights would lie so scattered that the allocator could not give 0.14 GiB back.
+    Matrices are quantised one by one, with large tensors between them that do not stay; left where they were made, they would lie scattered, and
+    the allocator would hold on to pages that are nearly empty.
     """
     tensors = [tensor for weight in weights for tensor in (weight.codes, weight.scales, weight.steps, weight.offsets)]
     places = [0, *accumulate(-(-t.nbytes // _ALIGNED) * _ALIGNED for t in tensors)]

@@ -2,8 +2,8 @@
 
 No weights are read and nothing is measured. Memory is the sum of the tensors that the fast engine makes (``fast.budget``), which it keeps
 to within a few percent; of the reference engine it is the lines of ``docs/memory-budget.md``. Time is what matrix products, dequantisation
-and the link to the host cost at the card's data-sheet rates, less what large products reach of them. Of a slice of an H200 as wide as an
-RTX 3070 this says 1,445 tokens a second where 1,487 were measured, of the whole card 16,270 where 16,030 were. All of it is an estimate;
+and the link to the host cost at the card's data-sheet rates, less what large products reach of them. Of a slice of an H100 as wide as an
+RTX 3070 this says 1,460 tokens a second where 1,657 were measured, of the whole card 17,270 where 16,580 were. All of it is an estimate;
 ``finetune.py --dry-run`` measures.
 """
 
@@ -23,7 +23,7 @@ from papertune.train.fast.plan import words
 from papertune.train.fast.shape import Shape
 
 RESERVE = 0.1  # of a card's memory: the driver, CUDA's own and the desktop (7.2 of 8 GiB remain)
-REST = 0.045  # seconds a step beyond that, on any card: 2,730 launches; measured on a whole H200, where the rest takes 0.081
+REST = 0.045  # seconds a step beyond that, on any card: launches; measured on a whole H200, where the rest took 0.081
 RATE = 0.8  # of the data sheet's rate that large matrix products reach: 790 of 989 TFLOP/s on an H200
 REFERENCE = 0.37  # of the speed that products alone allow with recomputation: transformers + PEFT + bitsandbytes on the slice
 WORK = 0.32 * GIB  # one layer of a 7B model at work in the reference engine, at 512 tokens
