@@ -1,0 +1,73 @@
+"""Do the fast and the reference engine train alike? 200 steps of each on the same text, and how far their losses are from one another.
+
+    python benchmarks/bench_curve.py --model ../shared/models/seedling --work /scratch/curve [--steps 200] [--record]
+
+The text is that of the real papers (``corpus.py``). Without dropout, so that nothing but rounding tells the engines apart. Seven minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+from corpus import real_papers
+from results import record
+
+ROOT = Path(__file__).parents[1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--record", action="store_true")
+    options = parser.parse_args()
+    write_examples(options.work, 4 * options.steps, options.tokens)
+    fast, reference = (losses(options, engine) for engine in ("fast", "reference"))
+    apart = [abs(one - other) for one, other in zip(fast, reference, strict=True)]
+    row = {
+        "model": Path(options.model).name,
+        "steps": options.steps,
+        "tokens": options.tokens,
+        "first": [round(curve[0], 5) for curve in (fast, reference)],
+        "mean_of_the_last_fifty": [round(statistics.mean(curve[-50:]), 5) for curve in (fast, reference)],
+        "largest_difference": round(max(apart), 6),
+        "mean_difference": round(statistics.mean(apart), 6),
+    }
+    print(json.dumps(row))
+    if options.record:
+        record("curve", row, "torch", quiet=True)
+
+
+def write_examples(work: Path, count: int, tokens: int) -> None:
+    """So many pieces of papers of about so many tokens, each paper's one after another; the last papers are held out."""
+    work.mkdir(parents=True, exist_ok=True)
+    papers = list(real_papers().items())
+    for name, some in (("train", papers[:-5]), ("val", papers[-5:])):
+        size = 3 * tokens  # letters
+        pieces = [(paper, text[first : first + size]) for paper, text in some for first in range(0, len(text) - size, size)]
+        step = max(1, len(pieces) // count)
+        lines = [{"id": f"{paper}-{i}", "paper": paper, "text": text} for i, (paper, text) in enumerate(pieces[::step][:count])]
+        (work / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+
+def losses(options: argparse.Namespace, engine: str) -> list[float]:
+    """Of each step. Both engines see the same examples in the same order."""
+    output = options.work / engine
+    flags = {"model": options.model, "train-file": options.work / "train.jsonl", "val-file": options.work / "val.jsonl", "output-dir": output}
+    flags |= {"engine": engine, "lora-dropout": 0.0, "max-steps": options.steps, "epochs": 9, "max-seq-len": 2 * options.tokens}
+    flags |= {"lr": 1e-3, "save-steps": 10_000, "sample-tokens": 0}
+    words = [f"--{name}={value}" for name, value in flags.items()]
+    subprocess.run([sys.executable, str(ROOT / "finetune" / "finetune.py"), *words], check=True)
+    lines = (json.loads(line) for line in (output / "events.jsonl").read_text(encoding="utf-8").splitlines())
+    return [line["loss"] for line in lines if line["event"] == "step"]
+
+
+if __name__ == "__main__":
+    main()
