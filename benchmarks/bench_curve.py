@@ -2,7 +2,8 @@
 
     python benchmarks/bench_curve.py --model ../shared/models/seedling --work /scratch/curve [--steps 200] [--record]
 
-The text is that of the real papers (``corpus.py``). Without dropout, so that nothing but rounding tells the engines apart. Seven minutes on two cores.
+The text is that of the real papers (``corpus.py``). Without dropout, so that nothing but rounding tells the engines
+apart. Seven minutes on two cores.
 """
 
 from __future__ import annotations
