@@ -207,6 +207,5 @@ def test_what_norm_and_swiglu_pass_on_is_dropped_alike_on_the_way_back() -> None
     torch.testing.assert_close(d, fed)
 
 
-
 def test_a_cpu_has_no_fast_kernels() -> None:
     assert ops.unavailable(torch.device("cpu")) == "there is no CUDA GPU"

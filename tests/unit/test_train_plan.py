@@ -17,7 +17,7 @@ from papertune.events import Event, Notice
 from papertune.train.stage import run
 from tests.training import write_dataset
 
-SLICE = Card("8 multiprocessors of an H100", 989 * 8 / 132, 8, 222, 50)
+SLICE = Card("8 multiprocessors of an H200", 989 * 8 / 132, 8, 222, 50)
 
 
 def test_cards_are_found_by_the_names_their_drivers_give() -> None:
@@ -37,22 +37,22 @@ def test_cards_are_found_by_the_names_their_drivers_give() -> None:
 
 
 def test_speed_agrees_with_the_slice_that_was_measured() -> None:
-    """docs/experiments.md: 1,657 tokens/s of four sequences of 512 with 6.72 GiB; 16,576 on the whole card; 431 of the usual stack."""
+    """docs/experiments.md: 1,487 tokens/s of four sequences of 512; 16,030 on the whole card; 421 of the usual stack; 6.74 GiB."""
     from papertune.train.arithmetic import outlook
     from papertune.train.fast.shape import Shape
 
     mistral = Shape(32, 4096, 14336, 32, 8, 128, 32000, 1e-5, 1e4, 4096, False)
     fast = outlook(SLICE, mistral, "", 16, SEVEN_PROJECTIONS, [512] * 4, 1)
     assert fast.engine == "fast"
-    assert fast.tokens_per_second == pytest.approx(1657, rel=0.12)
+    assert fast.tokens_per_second == pytest.approx(1487, rel=0.05)
     assert fast.fits
-    assert fast.gpu == pytest.approx(6.72 * GIB, rel=0.03)
-    whole = card_called("H100")
+    assert fast.gpu == pytest.approx(6.74 * GIB, rel=0.03)
+    whole = card_called("H200")
     assert whole is not None
-    assert outlook(whole, mistral, "", 16, SEVEN_PROJECTIONS, [512] * 4, 1).tokens_per_second == pytest.approx(16_576, rel=0.1)
+    assert outlook(whole, mistral, "", 16, SEVEN_PROJECTIONS, [512] * 4, 1).tokens_per_second == pytest.approx(16_030, rel=0.1)
     slow = outlook(SLICE, mistral, "no reason", 16, SEVEN_PROJECTIONS, [512] * 4, 1)
     assert slow.engine == "reference"
-    assert slow.tokens_per_second == pytest.approx(431, rel=0.05)
+    assert slow.tokens_per_second == pytest.approx(421, rel=0.05)
     assert slow.gpu == pytest.approx(4.895 * GIB, rel=0.07)  # docs/memory-budget.md, measured
 
 
