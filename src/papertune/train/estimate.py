@@ -32,7 +32,6 @@ from papertune.train.optimizer import Optimizer
 SMALL_SLICE = 2  # layers
 ROUNDING = {"reference": 0.045, "fast": 0.02}  # what torch's allocator holds beyond what is asked of it, of the whole: measured
 _STEPS = 3  # timed steps of each kind; the first step of a kind is not
-_FATES = ("recompute", "attention", "keep", "offload", "dequantised")
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,10 +160,10 @@ def _measure(
         resident -= engine.budget.held
     take_step(engine, optimizer, longest, schedule)
     peak = torch.cuda.max_memory_allocated() if cuda else engine.peak_memory()
-    seconds = {}
     plans = {"recompute": Plan(), "attention": Plan(attention=layers), "keep": Plan(keep=layers), "offload": Plan(offload=layers)}
     plans["dequantised"] = Plan(dequantised=layers)
-    for fate in _FATES if isinstance(engine, FastEngine) and cuda else _FATES[:1]:
+    seconds = {}
+    for fate in plans if isinstance(engine, FastEngine) and cuda else ("recompute",):
         if isinstance(engine, FastEngine):
             engine.fixed = plans[fate]
         seconds[fate] = _median(lambda: take_step(engine, optimizer, step, schedule))
