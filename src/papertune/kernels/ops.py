@@ -52,8 +52,8 @@ def unavailable(device: torch.device) -> str:
 
 
 def _fused(tensor: Tensor) -> ModuleType | None:
-    """The kernels for a tensor on a GPU; None on a CPU, where ``reference`` is used."""
-    if not tensor.is_cuda:
+    """The kernels for a tensor on a GPU, or on the meta device, for which they are only compiled; None on a CPU, where ``reference`` is used."""
+    if not _on_gpu(tensor):
         return None
     from papertune.kernels import fused
 
@@ -180,8 +180,12 @@ def attention_backward_(
     fused.put_gradients(dq, dk, dv, q, k, v, cos, sin)
 
 
+def _on_gpu(tensor: Tensor) -> bool:
+    return tensor.is_cuda or tensor.is_meta
+
+
 def _flash(q: Tensor) -> bool:
-    return q.is_cuda and q.dtype in (torch.float16, torch.bfloat16)
+    return _on_gpu(q) and q.dtype in (torch.float16, torch.bfloat16)
 
 
 def _left(longest: int, window: int) -> int | None:

@@ -13,7 +13,9 @@ import torch
 
 from papertune.base import Base
 from papertune.errors import BadValue
-from papertune.train.fast.opening import why_not
+from papertune.train.fast.engine import FastEngine
+from papertune.train.fast.opening import open_fast, why_not
+from papertune.train.fast.plan import Plan
 from papertune.train.fast.shape import unsupported
 from papertune.train.loop import Engine, telling_out_of_memory
 from papertune.train.model import Device, initial_adapter, load_model, make_deterministic
@@ -40,6 +42,12 @@ def choose_engine(wanted: str, base: Base, device: Device) -> tuple[str, str]:
     return ("reference", f"since {obstacle}") if obstacle else ("fast", "since this GPU and model allow it")
 
 
+def libraries(name: str, device: Device) -> list[str]:
+    """What an engine imports beside torch. The fast one does without transformers and PEFT, which take longer than all the rest."""
+    on_gpu = ["bitsandbytes", *["triton"] * (name == "fast")] if device.kind == "cuda" else []
+    return ([] if name == "fast" else ["transformers", "peft"]) + on_gpu
+
+
 def open_engine(name: str, base: Base, device: Device, lora: Lora, *, layers: int | None = None) -> Engine:
     """The model on the device, ready to train; ``layers`` loads only the first so many, to measure with. Raises OutOfMemory."""
     if device.kind == "cuda":
@@ -59,11 +67,8 @@ def optimizer_of(engine: Engine, device: Device) -> Optimizer:
 
 def plan_of(engine: Engine) -> dict[str, Any]:
     """What the engine did with its layers' activations in the last step (``fast.plan``), and how many layers there are; empty without a plan."""
-    if engine.name != "fast":
+    if not isinstance(engine, FastEngine):
         return {}
-    from papertune.train.fast.engine import FastEngine
-
-    assert isinstance(engine, FastEngine)
     return {"layers": engine.shape.layers, **asdict(engine.plan)}
 
 
@@ -75,19 +80,15 @@ def _reference(base: Base, device: Device, lora: Lora, layers: int | None) -> En
 
 
 def _fast(base: Base, device: Device, lora: Lora, layers: int | None) -> Engine:
-    from papertune.train.fast.engine import FastEngine, load_frozen
-    from papertune.train.fast.plan import Plan
-
-    plan = None if layers is None else Plan()  # a few layers would all be kept, the whole model's may not fit: measured is what always fits
-    return FastEngine(
+    return open_fast(
         base,
-        load_frozen(base, device, layers),
         device,
         rank=lora.rank,
         alpha=lora.alpha,
         dropout=lora.dropout,
         targets=lora.targets,
-        plan=plan,
+        layers=layers,
+        plan=None if layers is None else Plan(),  # a few layers would all be kept, the whole model's may not fit: measured is what always fits
         memory=_allocator_limit() if device.kind == "cuda" else 0,
     )
 

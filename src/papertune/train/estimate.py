@@ -15,6 +15,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -28,6 +29,10 @@ from papertune.train.fast.plan import Plan, words
 from papertune.train.loop import VALIDATION, Engine, Schedule
 from papertune.train.model import Device
 from papertune.train.optimizer import Optimizer
+from papertune.train.sample import beginning
+
+if TYPE_CHECKING:
+    import numpy as np
 
 SMALL_SLICE = 2  # layers
 ROUNDING = {"reference": 0.045, "fast": 0.02}  # what torch's allocator holds beyond what is asked of it, of the whole: measured
@@ -36,8 +41,8 @@ _STEPS = 3  # timed steps of each kind; the first step of a kind is not
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Sizes in bytes; ``seconds`` is for the whole run, ``validation_seconds`` of them for validation. ``gpu`` is 0 on a CPU, where ``host``
-    counts the model too. ``plan`` is what the fast engine does with its layers, in words."""
+    """Sizes in bytes; ``seconds`` is for the whole run, ``validation_seconds`` of them for validation and its samples. ``gpu`` is 0 on a CPU,
+    where ``host`` counts the model too. ``plan`` is what the fast engine does with its layers, in words."""
 
     gpu: int
     host: int
@@ -51,19 +56,23 @@ class Estimate:
 @dataclass(frozen=True, slots=True)
 class _Measured:
     """A slice of so many ``layers``: bytes before a step and at its highest, seconds of a typical step by what becomes of the layers and
-    of reading it alone, trained weights. ``foresee`` is the fast engine's ``Budget.foresee``."""
+    of reading it alone, and of a token that it writes; trained weights. ``foresee`` is the fast engine's ``Budget.foresee``."""
 
     layers: int
     resident: int
     peak: int
     seconds: dict[str, float]
     reading: float
+    writing: float
     lora: int
     foresee: Callable[[int, int, Work], tuple[Plan, int]] | None
 
 
-def estimate(engine: str, base: Base, device: Device, lora: Lora, data: Sequences, held_out: Sequences, schedule: Schedule) -> Estimate:
-    """For the engine of this name (``engines.choose_engine``). Raises OutOfMemory when not even a slice fits."""
+def estimate(
+    engine: str, base: Base, device: Device, lora: Lora, data: Sequences, held_out: Sequences, schedule: Schedule, sampled: int
+) -> Estimate:
+    """For the engine of this name (``engines.choose_engine``); ``sampled`` tokens are written after each validation. Raises OutOfMemory when
+    not even a slice fits."""
     import psutil
 
     whole = int(base.config["num_hidden_layers"])
@@ -71,7 +80,7 @@ def estimate(engine: str, base: Base, device: Device, lora: Lora, data: Sequence
     (step,), longest = typical_steps(data, schedule, 1), _longest(data, schedule)
     slices = []
     for layers in (small, min(2 * small, whole)):
-        slices.append(_measure(engine, base, device, lora, layers, step, longest, schedule))
+        slices.append(_measure(engine, base, device, lora, layers, step, longest, half_written(held_out, sampled), schedule))
         gc.collect()
     few, more = slices
 
@@ -93,7 +102,7 @@ def estimate(engine: str, base: Base, device: Device, lora: Lora, data: Sequence
                 seconds += sign * (at_depth(_seconds_of(kind), layers) - at_depth(_seconds_of(kind), 0))
     tokens_per_second = sum(len(item.ids) for item in step) / seconds
     reading = sum(len(item.ids) for item in step) / at_depth(lambda m: m.reading)
-    validation = validation_tokens(held_out, schedule) / reading
+    validation = validations(held_out, schedule, reading, sampled * at_depth(lambda m: m.writing))
     here = int(psutil.Process().memory_info().rss)
     cuda = device.kind == "cuda"
     return Estimate(
@@ -119,10 +128,21 @@ def typical_steps(data: Sequences, schedule: Schedule, count: int) -> list[list[
     return steps
 
 
-def validation_tokens(held_out: Sequences, schedule: Schedule) -> float:
-    """Tokens that all validations of a run will read."""
+def validations(held_out: Sequences, schedule: Schedule, speed: float, sample: float) -> float:
+    """Seconds of all validations of a run, at so many tokens read a second and seconds a sample."""
     once = min(VALIDATION, len(held_out)) * held_out.tokens / len(held_out)
-    return once * (1 + schedule.validations(LoopState()))
+    return (once / speed + sample) * (1 + schedule.validations(LoopState()))
+
+
+def seconds_a_token(engine: Engine, ids: np.ndarray) -> float:
+    """To write one after these."""
+    return _median(lambda: engine.next_token(ids))
+
+
+def half_written(held_out: Sequences, sampled: int) -> np.ndarray:
+    """What stands before the middle token of a sample, or as much as there is of it."""
+    passage = held_out.items[0]
+    return passage.ids[: len(beginning(passage)) + sampled // 2]
 
 
 def take_step(engine: Engine, optimizer: Optimizer, step: list[TokenSequence], schedule: Schedule) -> None:
@@ -143,7 +163,15 @@ def _longest(data: Sequences, schedule: Schedule) -> list[TokenSequence]:
 
 
 def _measure(
-    name: str, base: Base, device: Device, lora: Lora, layers: int, step: list[TokenSequence], longest: list[TokenSequence], schedule: Schedule
+    name: str,
+    base: Base,
+    device: Device,
+    lora: Lora,
+    layers: int,
+    step: list[TokenSequence],
+    longest: list[TokenSequence],
+    written: np.ndarray,
+    schedule: Schedule,
 ) -> _Measured:
     """Memory and time of a slice of so many layers."""
     engine = open_engine(name, base, device, lora, layers=layers)
@@ -169,7 +197,8 @@ def _measure(
         seconds[fate] = _median(lambda: take_step(engine, optimizer, step, schedule))
     reading = _median(lambda: float(sum(engine.measure(part) for part in engine.micro_batches(step, schedule.batch_size))))
     foresee = engine.budget.foresee if isinstance(engine, FastEngine) and cuda else None
-    return _Measured(layers, resident, peak, seconds, reading, sum(p.numel() for p in engine.parameters.values()), foresee)
+    writing = seconds_a_token(engine, written)
+    return _Measured(layers, resident, peak, seconds, reading, writing, sum(p.numel() for p in engine.parameters.values()), foresee)
 
 
 def _seconds_of(fate: str) -> Callable[[_Measured], float]:

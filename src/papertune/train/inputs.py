@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,14 +102,10 @@ def set_up_allocator() -> None:
         os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
 
-def check_libraries() -> None:
-    """That all of training's libraries import: bitsandbytes only where there is a GPU. Raises MissingLibrary."""
+def check_libraries(*names: str) -> None:
+    """That these import. Raises MissingLibrary."""
     try:
-        import peft  # noqa: F401
-        import torch
-        import transformers  # noqa: F401
-
-        if torch.cuda.is_available():
-            import bitsandbytes  # noqa: F401
+        for name in names:
+            import_module(name)
     except ImportError as error:
         raise MissingLibrary(f"{error.name or error} is needed for training and does not import.", "Run: papertune doctor") from error

@@ -1,9 +1,10 @@
-"""``events.jsonl``: what happened in training, a line each, for people and programs; on request the figures as TensorBoard files too."""
+"""``events.jsonl``: what happened in training and when, a line each, for people and programs; if asked for, the figures as TensorBoard files too."""
 
 from __future__ import annotations
 
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from papertune.train.board import Board
 
 
 class EventLog:
-    """One JSON object a line, each with ``event`` and ``step``. It reads as one run however often it was stopped."""
+    """One JSON object a line, each with ``event``, ``step`` and ``time`` (seconds since 1970). It reads as one run however often it was stopped."""
 
     def __init__(self, path: Path, step: int, board: Board | None = None) -> None:
         """Goes on after ``step``: lines of later steps, which will come again, and a torn last line are dropped."""
@@ -24,7 +25,7 @@ class EventLog:
 
     def write(self, event: str, step: int, **figures: Any) -> None:
         """May be called from any thread: a line is one write."""
-        self._file.write(json.dumps({"event": event, "step": step, **figures}).encode() + b"\n")
+        self._file.write(json.dumps({"event": event, "step": step, "time": round(time.time(), 3), **figures}).encode() + b"\n")
         if self._board is not None and event in ("step", "validation"):
             self._board.write(step, {f"{event}/{name}": figure for name, figure in figures.items()})
 

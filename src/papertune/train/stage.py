@@ -94,15 +94,16 @@ def _train(config: TrainConfig, base: Base, run_id: dict[str, Any], start: Check
     tokenizer = open_tokenizer(base.folder)
     with team.together():
         train_data, held_out = inputs.read_data(config, tokenizer, on_event)
-        inputs.check_libraries()
+        inputs.check_libraries("torch")
     from papertune.train import loop
-    from papertune.train.engines import choose_engine, open_engine, optimizer_of, plan_of, set_new_adapter
+    from papertune.train.engines import choose_engine, libraries, open_engine, optimizer_of, plan_of, set_new_adapter
     from papertune.train.keeping import Keeper
     from papertune.train.model import choose_device
 
     device = choose_device()
     with team.together():
         name, why = choose_engine(config.engine, base, device)
+        inputs.check_libraries(*libraries(name, device))
         on_event(Notice(f"Training on {device.title}{_others(team, config)}, with the {name} engine, {why}."))
         engine = open_engine(name, base, device, inputs.lora(config))
         optimizer = optimizer_of(engine, device)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 
 from papertune.base import Base
 from papertune.kernels import ops
 from papertune.train.fast.engine import FastEngine, load_frozen
+from papertune.train.fast.plan import Plan
+from papertune.train.fast.rehearsal import rehearsal
 from papertune.train.fast.shape import unsupported
 from papertune.train.model import Device
 
@@ -25,8 +29,11 @@ def open_fast(
     dropout: float,
     targets: tuple[str, ...],
     layers: int | None = None,
+    plan: Plan | None = None,
     memory: int = 0,
 ) -> FastEngine:
     """The model on the device; ``layers`` reads only the first so many. Raises BadModel, torch.OutOfMemoryError."""
-    frozen = load_frozen(base, device, layers)
-    return FastEngine(base, frozen, device, rank=rank, alpha=alpha, dropout=dropout, targets=targets, memory=memory)
+    cuda = device.kind == "cuda"
+    with rehearsal(base, device, rank=rank, alpha=alpha, dropout=dropout, targets=targets) if cuda else nullcontext():
+        frozen = load_frozen(base, device, layers)
+    return FastEngine(base, frozen, device, rank=rank, alpha=alpha, dropout=dropout, targets=targets, plan=plan, memory=memory)
