@@ -252,7 +252,7 @@ def fast(options: argparse.Namespace) -> None:
     import torch
     from bitsandbytes.optim import AdamW8bit
 
-    from papertune.train.fast.budget import Work
+    from papertune.train.fast.memory import Work
 
     record, card, layers = Recorder("fast", options.out), Card(options.layers), options.layers
     began = time.perf_counter()
@@ -333,7 +333,7 @@ def caps(options: argparse.Namespace) -> None:
     """Steps of 4 sequences as papertune trains them: planned for the free memory, dropout, deterministic."""
     import torch
 
-    from papertune.train.fast.budget import Work
+    from papertune.train.fast.memory import Work
 
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False

@@ -20,10 +20,11 @@ from papertune.config import SEVEN_PROJECTIONS
 from papertune.errors import BadModel
 from papertune.tokenizer import SENTENCEPIECE
 from papertune.train.batches import TokenSequence
-from papertune.train.fast.budget import Budget, Link, Sizes, Work, choose, cut
+from papertune.train.fast.budget import Budget, Link, choose, cut
 from papertune.train.fast.engine import FastEngine, Frozen, load_frozen
 from papertune.train.fast.flat import sizes
 from papertune.train.fast.layer import Layer
+from papertune.train.fast.memory import Sizes, Work
 from papertune.train.fast.plan import Plan
 from papertune.train.fast.shape import Shape, shape_of, unsupported
 from papertune.train.model import Device, initial_adapter, load_model

@@ -24,9 +24,9 @@ from papertune.kernels import ops
 from papertune.kernels.nf4 import NF4
 from papertune.train.batches import TokenSequence
 from papertune.train.fast import engine as fast
-from papertune.train.fast.budget import Sizes, Work
 from papertune.train.fast.flat import GROUPS, sizes
 from papertune.train.fast.host import AHEAD, Parked
+from papertune.train.fast.memory import Sizes, Work
 from papertune.train.fast.plan import Plan
 from papertune.train.fast.shape import shape_of
 from papertune.train.model import Device

@@ -107,13 +107,20 @@ def _dequantize(
 
 
 @triton.jit
+def _in_b(places, n, r, N, RANK):
+    # Where in B the columns r beside the rows n of W come from, and whether they come from B at all.
+    own = tl.load(places + 2 * n, mask=n < N, other=-1)[:, None]
+    column = r[None, :] - tl.load(places + 2 * n + 1, mask=n < N, other=0)[:, None]
+    return own * RANK + column, (own >= 0) & (column >= 0) & (column < RANK)
+
+
+@triton.jit
 def _renew(a, b, places, out, N, K, stride, R, BELOW, RANK, ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr):
     r, up = tl.arange(0, WIDTH), tl.cdiv(N, ROWS)
     if tl.program_id(0) < up:
         n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-        own = tl.load(places + 2 * n, mask=n < N, other=-1)[:, None]
-        column = r[None, :] - tl.load(places + 2 * n + 1, mask=n < N, other=0)[:, None]
-        beside = tl.load(b + own * RANK + column, mask=(own >= 0) & (column >= 0) & (column < RANK), other=0.0)
+        where, there = _in_b(places, n, r, N, RANK)
+        beside = tl.load(b + where, mask=there, other=0.0)
         real = (n < N)[:, None] & (r < R)[None, :]
         tl.store(out + n.to(tl.int64)[:, None] * stride + K + r[None, :], beside.to(out.dtype.element_ty), mask=real)
     else:
@@ -262,23 +269,15 @@ def _swiglu_backward(d, gate_up, keys, F, d_stride, stride, salt, least, keep, W
 
 
 @triton.jit(do_not_specialize=["salt", "least"])
-def _put(x, out, fed, keys, N, out_stride, salt, least, keep, WIDTH: tl.constexpr, DROP: tl.constexpr):
+def _put(x, out, fed, keys, N, x_stride, out_stride, salt, least, keep, WIDTH: tl.constexpr, COPY: tl.constexpr, DROP: tl.constexpr):
     t, c = tl.program_id(0).to(tl.int64), tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     real = c < N
-    value = tl.load(x + t * N + c, mask=real, other=0.0)
-    tl.store(out + t * out_stride + c, value, mask=real)
+    value = tl.load(x + t * x_stride + c, mask=real, other=0.0)
+    if COPY:
+        tl.store(out + t * out_stride + c, value, mask=real)
     if DROP:
         dropped = tl.where(_kept(tl.load(keys + t), salt, c, least), value.to(tl.float32) * keep, 0.0)
-        tl.store(fed + t * N + c, dropped.to(out.dtype.element_ty), mask=real)
-
-
-@triton.jit(do_not_specialize=["salt", "least"])
-def _dropout(x, out, keys, N, x_stride, salt, least, keep, WIDTH: tl.constexpr):
-    t, c = tl.program_id(0).to(tl.int64), tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
-    real = c < N
-    value = tl.load(x + t * x_stride + c, mask=real, other=0.0).to(tl.float32) * keep
-    value = tl.where(_kept(tl.load(keys + t), salt, c, least), value, 0.0)
-    tl.store(out + t * N + c, value.to(out.dtype.element_ty), mask=real)
+        tl.store(fed + t * N + c, dropped.to(fed.dtype.element_ty), mask=real)
 
 
 @triton.jit(do_not_specialize=["T", "salt", "least"])
@@ -326,11 +325,8 @@ def _gather(
     else:
         n = (tl.program_id(0) - across) * COLUMNS + tl.arange(0, COLUMNS)
         up = _tall(dy, u, dy_stride, u_stride, n, N, r, R, T, TOKENS, COLUMNS, WIDTH)
-        own = tl.load(places + 2 * n, mask=n < N, other=-1)[:, None]
-        column = r[None, :] - tl.load(places + 2 * n + 1, mask=n < N, other=0)[:, None]
-        mine = (own >= 0) & (column >= 0) & (column < RANK)
-        where = b + own * RANK + column
-        tl.store(where, tl.load(where, mask=mine, other=0.0) + up, mask=mine)
+        where, there = _in_b(places, n, r, N, RANK)
+        tl.store(b + where, tl.load(b + where, mask=there, other=0.0) + up, mask=there)
 
 
 @triton.jit
@@ -494,17 +490,17 @@ def swiglu_backward(d: Tensor, gate_up: Tensor, mask: Mask | None) -> None:
 
 def put(x: Tensor, out: Tensor, mask: Mask | None) -> Tensor:
     tokens, width = x.shape
-    fed = out if mask is None else torch.empty_like(x)
-    keys, shape = x if mask is None else mask.keys, {"WIDTH": _COLUMNS, "DROP": mask is not None, "num_warps": 4}
-    _go(_put, (tokens, triton.cdiv(width, _COLUMNS)), x, out, fed, keys, width, out.stride(0), *_numbers(mask), **shape)
+    fed = out if mask is None else torch.empty(tokens, width, dtype=x.dtype, device=x.device)
+    keys, shape = x if mask is None else mask.keys, {"WIDTH": _COLUMNS, "COPY": True, "DROP": mask is not None, "num_warps": 4}
+    _go(_put, (tokens, triton.cdiv(width, _COLUMNS)), x, out, fed, keys, width, x.stride(0), out.stride(0), *_numbers(mask), **shape)
     return fed
 
 
 def dropout(x: Tensor, mask: Mask) -> Tensor:
     tokens, width = x.shape
-    out = torch.empty(tokens, width, dtype=x.dtype, device=x.device)
-    _go(_dropout, (tokens, triton.cdiv(width, _COLUMNS)), x, out, mask.keys, width, x.stride(0), *_numbers(mask), WIDTH=_COLUMNS, num_warps=4)
-    return out
+    fed, shape = torch.empty(tokens, width, dtype=x.dtype, device=x.device), {"WIDTH": _COLUMNS, "COPY": False, "DROP": True, "num_warps": 4}
+    _go(_put, (tokens, triton.cdiv(width, _COLUMNS)), x, x, fed, mask.keys, width, x.stride(0), x.stride(0), *_numbers(mask), **shape)
+    return fed
 
 
 def lora_backward(v: Tensor, a: Tensor, dx: Tensor, mask: Mask) -> None:

@@ -1,6 +1,6 @@
 """``papertune plan``: what training needs on a card that need not be here, by arithmetic on the model's configuration.
 
-No weights are read and nothing is measured. Memory is the sum of the tensors that the fast engine makes (``fast.budget``), which it keeps
+No weights are read and nothing is measured. Memory is the sum of the tensors that the fast engine makes (``fast.memory``), which it keeps
 to within a few percent; of the reference engine it is the lines of ``docs/memory-budget.md``. Time is what matrix products, dequantisation
 and the link to the host cost at the card's data-sheet rates, less what large products reach of them. Of a slice of an H100 as wide as an
 RTX 3070 this says 1,460 tokens a second where 1,657 were measured since the kernels became quicker (1,487 before, which its constants are
@@ -18,8 +18,9 @@ import psutil
 from papertune.cards import Card
 from papertune.device import GIB
 from papertune.train.checkpoint import KEEP
-from papertune.train.fast.budget import HOST_SHARE, MARGIN, Link, Sizes, Work, capacity, choose, cut
+from papertune.train.fast.budget import HOST_SHARE, MARGIN, Link, capacity, choose, cut
 from papertune.train.fast.flat import GROUPS, sizes
+from papertune.train.fast.memory import Sizes, Work
 from papertune.train.fast.plan import words
 from papertune.train.fast.shape import Shape
 

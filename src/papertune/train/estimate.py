@@ -23,8 +23,8 @@ from papertune.base import Base
 from papertune.train.batches import Sequences, TokenSequence
 from papertune.train.checkpoint import KEEP, LoopState
 from papertune.train.engines import Lora, open_engine, optimizer_of, set_new_adapter
-from papertune.train.fast.budget import Work
 from papertune.train.fast.engine import FastEngine
+from papertune.train.fast.memory import Work
 from papertune.train.fast.plan import Plan, words
 from papertune.train.loop import VALIDATION, Engine, Schedule
 from papertune.train.model import Device

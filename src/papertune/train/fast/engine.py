@@ -18,10 +18,11 @@ from papertune.base import Base
 from papertune.kernels import nf4, ops
 from papertune.kernels.nf4 import NF4
 from papertune.train.batches import TokenSequence
-from papertune.train.fast.budget import Budget, Work, cut
+from papertune.train.fast.budget import Budget, cut
 from papertune.train.fast.flat import GROUPS, FlatLora, sizes
 from papertune.train.fast.host import Host, Parked
 from papertune.train.fast.layer import Layer, Save, Saved
+from papertune.train.fast.memory import Work
 from papertune.train.fast.packing import Packed, pack
 from papertune.train.fast.plan import Fate, Plan
 from papertune.train.fast.projections import Group
