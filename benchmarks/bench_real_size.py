@@ -103,7 +103,7 @@ def train(options: argparse.Namespace) -> None:
         nonlocal loaded
         if isinstance(event, Started):
             loaded = time.monotonic() - began
-        if isinstance(event, Unit):
+        if isinstance(event, Unit) and event.figures:
             last = (output / "events.jsonl").read_text().splitlines()
             step = next(json.loads(line) for line in reversed(last) if '"event": "step"' in line)
             print(json.dumps(step))

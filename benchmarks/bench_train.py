@@ -40,9 +40,9 @@ told, began = {}, {}
 real = cli.run_step
 def run_step(config, sink):
     def on_event(event):
-        if isinstance(event, Started):
+        if isinstance(event, Started) and event.title == "Training":
             began[0] = time.monotonic()
-        if isinstance(event, Unit) and event.done == 20:
+        if isinstance(event, Unit) and 0 in began and event.done == 20:
             began[20], told["left"] = time.monotonic(), event.left
         sink(event)
     report = real(config, on_event)

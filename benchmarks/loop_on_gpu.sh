@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What the training loop promises on real cards, in ten minutes: benchmarks/loop_on_gpu.sh one|two WORK [OUT]
 #
-#   one   a GPU: the tests, the price of a checkpoint, estimates against the run, kill and resume with less memory, the benchmark, the smoke test
+#   one   a GPU: the tests, the kernels one by one, the price of a checkpoint, estimates against the run, kill and resume with less memory, the benchmark, the smoke test
 #   two   two GPUs or more: speed and losses against one, and going on with another number of them
 #
 # WORK needs 20 GB for a model of random weights. Each part goes on when another fails; rows of JSON are printed, and gathered in OUT/rows.jsonl.
@@ -25,7 +25,8 @@ part() {
 
 [ -d "$model" ] || part model python benchmarks/make_random_mistral.py "$model"
 if [ "$what" = one ]; then
-    part tests python -m pytest -q -m gpu tests/stages/test_train_gpu.py
+    part tests python -m pytest -q -m gpu tests/kernels tests/stages/test_train_gpu.py
+    part kernels python benchmarks/bench_kernels.py --out "$out/kernels.jsonl"
     part checkpoint python benchmarks/bench_checkpoint.py --work "$work/checkpoint"
     part resume python benchmarks/bench_real_size.py --model "$model" --work "$work/resume" --cap-gib 7.2 --cap-gib-after 6.2 --steps 24 --kill-at 14
     part train python benchmarks/bench_train.py --model "$model" --work "$work/train" --steps 80

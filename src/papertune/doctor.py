@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import os
+import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import which
 
-from papertune.device import GIB, Machine, disk_free, gib, look
+from papertune.device import FOR_A_GPU, GIB, Machine, disk_free, gib, look
 from papertune.ollama import address
 from papertune.supervise import Workers
+
+WITHOUT_CUDA = ", without CUDA"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,8 @@ class Finding:
     needed: bool = True
 
 
+TRITON = 'pip install "triton-windows<3.8"' if sys.platform == "win32" else "pip install triton==3.7.1"  # what torch 2.13 goes with
+
 # module, what it is for, the fix, and whether a step fails without it
 _LIBRARIES = (
     ("pypdfium2", "reading PDFs", "pip install -e .", True),
@@ -39,7 +45,7 @@ _LIBRARIES = (
     ("bitsandbytes", "4-bit training on a GPU", "pip install -e .", True),
     ("gguf", "export", "pip install -e .", True),
     ("numba", "export", "pip install -e .", True),
-    ("triton", "the fast training engine", "pip install triton  (Linux with an NVIDIA GPU)", False),
+    ("triton", "the fast training engine", TRITON, False),
     ("docling.pipeline.standard_pdf_pipeline", "layout models for PDFs", "pip install -e '.[docling]'", False),
     ("xllamacpp", "checking the GGUF here, the demo", "pip install -e '.[demo]'", False),
 )  # fmt: skip
@@ -58,7 +64,7 @@ def examine(*, show: Callable[[str], None] = print) -> None:
 def _findings() -> Iterator[Finding]:
     machine = look()
     yield from _hardware(machine)
-    yield from _libraries()
+    yield from _libraries(machine)
     yield from _services()
 
 
@@ -76,7 +82,7 @@ def _hardware(machine: Machine) -> Iterator[Finding]:
     yield Finding("disk", free >= 40 * GIB, f"{gib(free)} free here", "about 40 GB: 14 base model, 14 merged model, 5 GGUF, checkpoints")
 
 
-def _libraries() -> Iterator[Finding]:
+def _libraries(machine: Machine) -> Iterator[Finding]:
     with Workers(_version, count=2, timeout=120, memory_limit=8 * GIB, recycle=1) as workers:
         for name, *_ in _LIBRARIES:
             workers.submit(name)
@@ -84,19 +90,24 @@ def _libraries() -> Iterator[Finding]:
     for name, purpose, fix, needed in _LIBRARIES:
         outcome = ended[name]
         package = name.split(".")[0]
-        state = f"{outcome.value} ({purpose})" if outcome.status == "ok" else f"not usable for {purpose}: {outcome.detail.splitlines()[0]}"
-        yield Finding(package, outcome.status == "ok", state, fix, needed)
+        good = outcome.status == "ok"
+        state = f"{outcome.value} ({purpose})" if good else f"not usable for {purpose}: {outcome.detail.splitlines()[0]}"
+        if good and machine.gpus and WITHOUT_CUDA in outcome.value:
+            good, fix = False, FOR_A_GPU
+        yield Finding(package, good, state, fix, needed)
 
 
 def _version(name: str) -> str:
-    """Runs in a worker: imports the module and returns its package's version."""
+    """Runs in a worker: imports the module and returns its package's version; of torch also whether it was built without CUDA."""
     from importlib.metadata import PackageNotFoundError, version
 
-    importlib.import_module(name)
+    logging.disable(logging.WARNING)
+    module = importlib.import_module(name)
     package = name.split(".")[0]
+    more = WITHOUT_CUDA if name == "torch" and module.version.cuda is None else ""
     for distribution in (package, f"{package}-slim"):
         try:
-            return version(distribution)
+            return version(distribution) + more
         except PackageNotFoundError:
             continue
     return "installed"

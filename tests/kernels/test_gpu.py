@@ -42,6 +42,17 @@ def test_dequantised_bits_are_those_of_bitsandbytes() -> None:
     assert out[:, 512:].isnan().all()
 
 
+def test_lora_weights_beside_dequantised_ones_are_rounded_to_their_type() -> None:
+    weight, places = nf4.quantize(half(192, 512)), torch.stack((torch.arange(192), torch.arange(192) // 64 * 16), dim=1).int()
+    ours, theirs = (torch.zeros(192 + 48, 512 + 48, dtype=torch.bfloat16) for _ in range(2))
+    for put in ("join", "renew"):
+        a, b = torch.randn(48, 512), torch.randn(192, 16)
+        given = ((weight,) if put == "join" else ()) + (a, b, places)
+        getattr(ops, put)(*given, ours)
+        getattr(reference, put)(*given, theirs)
+        assert torch.equal(ours, theirs)
+
+
 def test_a_cpu_quantises_as_bitsandbytes_does_on_a_gpu() -> None:
     weight = half(256, 1024) * 0.02
     theirs, ours = nf4.quantize(weight), nf4.quantize(weight.cpu())
@@ -91,6 +102,8 @@ def test_a_mask_is_the_same_wherever_it_is_applied() -> None:
     assert torch.equal(ops.dropout(x, mask), reference.dropout(x, mask))
     assert 0.04 < float((ops.dropout(x, mask) == 0).float().mean()) < 0.06
     out, dy, total = half(33, 1500), half(33, 1500), half(33, 1500)
+    assert torch.equal(ops.put(x, out, mask), ops.dropout(x, mask))
+    assert torch.equal(out, x)
     r, fed = ops.rms_norm(x, weight, 1e-5, out, mask)
     assert torch.equal(fed, ops.dropout(out, mask))
     ops.rms_norm_backward_(dy, x, weight, r, total, mask)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -33,6 +34,7 @@ from papertune.events import Event, Notice, Report, Started, Unit
 from papertune.manifest import Lock
 from papertune.train import checkpoint, forecast
 from papertune.train.stage import run
+from tests import fake_gpu
 from tests.training import adapter_hash, losses, settings, write_dataset
 
 torch = pytest.importorskip("torch")
@@ -70,7 +72,7 @@ def copy(whole: tuple[Path, list[Event], Report], tmp_path: Path) -> Path:
 
 def stop_after(step: int) -> Any:
     def on_event(event: Event) -> None:
-        if isinstance(event, Unit) and event.done == step:
+        if isinstance(event, Unit) and event.figures and event.done == step:
             raise Interrupted
 
     return on_event
@@ -90,7 +92,7 @@ def test_it_learns_and_leaves_an_adapter_and_two_checkpoints(whole: tuple[Path, 
     assert report.written == [output / "final"]
     assert f"{bits['before']:.3f} before, {bits['after']:.3f} after" in dict(report.summary).values()
     assert [event.done for event in said if isinstance(event, Unit)] == list(range(1, 13))
-    assert next(event for event in said if isinstance(event, Started)).total == 12
+    assert [(event.title, event.total) for event in said if isinstance(event, Started)] == [("Reading the model", None), ("Training", 12)]
     assert "reference engine" in notices(said)
 
 
@@ -113,6 +115,15 @@ def test_a_cpu_needs_neither_triton_nor_bitsandbytes(data: Path, whole: tuple[Pa
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr
     assert adapter_hash(tmp_path / "final") == adapter_hash(whole[0] / "final")
+
+
+@pytest.mark.skipif(os.name == "nt" or torch.cuda.is_available(), reason="a shell script stands in for a driver whose card torch does not see")
+def test_a_gpu_that_torch_does_not_see_is_told(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_gpu.put_on_path(tmp_path, monkeypatch)
+    said: list[Event] = []
+    run(settings(data, tmp_path / "out", max_steps=1, sample_tokens=0), on_event=said.append)
+    (warning,) = (event.text for event in said if isinstance(event, Notice) and event.level == "warning")
+    assert warning.startswith(f"{fake_gpu.NAME} is not used: torch {torch.__version__} does not see it. To train on it, install")
 
 
 def test_less_of_what_was_learnt_is_a_weaker_adapter_and_no_more_training(copy: Path, data: Path) -> None:

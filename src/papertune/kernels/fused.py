@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -351,21 +351,28 @@ def _cross_entropy(logits, targets, losses, scale, V, stride, ignored: tl.conste
         tl.store(row + first + c, (p * factor).to(logits.dtype.element_ty), mask=first + c < V)
 
 
-_asked: set[Any] = set()  # kernels that ``compiling`` compiles
+_asked: set[Any] = set()  # kernels that are being compiled ahead of their first launch
 
 
 @contextmanager
 def compiling(device: torch.device) -> Iterator[None]:
     """Inside, kernels for tensors without numbers are compiled in threads, each once, and loaded. Ends when all of them are."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1), initializer=torch.cuda.set_device, initargs=(device,)) as pool:
-        with triton.AsyncCompileMode(pool):
+        with compiled_in(pool) as asked:
             yield
-        list(pool.map(lambda kernel: kernel.result().run, _asked))  # the first look at ``run`` builds what launches it
-        _asked.clear()
+        list(pool.map(lambda kernel: kernel.result().run, asked))  # the first look at ``run`` builds what launches it
+
+
+@contextmanager
+def compiled_in(pool: Executor) -> Iterator[set[Any]]:
+    """Inside, kernels for tensors without numbers are compiled by ``pool``, each once; they gather in the set, as futures."""
+    _asked.clear()
+    with triton.AsyncCompileMode(pool):
+        yield _asked
 
 
 def _go(kernel: KernelInterface, grid: tuple[int, ...], *arguments: Any, **shape: Any) -> None:
-    """Launches it; for tensors of the meta device, which have no numbers, it is only compiled (``compiling``)."""
+    """Launches it; for tensors of the meta device, which have no numbers, it is only compiled (``compiled_in``)."""
     if arguments[0].is_meta:
         future = kernel.warmup(*arguments, grid=grid, **shape)
         if hasattr(future, "result"):  # no other was compiled before
@@ -393,7 +400,7 @@ def renew(a: Tensor, b: Tensor, places: Tensor, out: Tensor) -> None:
 
 def _launch(weight: NF4, out: Tensor, lora: tuple[Tensor, Tensor, Tensor] | None) -> None:
     vectors = out.element_size() == 2 and out.stride(0) % 16 == 0 and out.data_ptr() % 16 == 0
-    _run(weight, out, lora, shuffle=vectors and _has_one_a_lane(out.device, out.dtype))
+    _run(weight, out, lora, shuffle=vectors and has_one_a_lane(out.device, out.dtype))
 
 
 def _run(weight: NF4, out: Tensor, lora: tuple[Tensor, Tensor, Tensor] | None, *, shuffle: bool) -> None:
@@ -409,7 +416,7 @@ def _run(weight: NF4, out: Tensor, lora: tuple[Tensor, Tensor, Tensor] | None, *
 
 
 @cache
-def _has_one_a_lane(device: torch.device, dtype: torch.dtype) -> bool:
+def has_one_a_lane(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether Triton gives each lane one of a warp's words, where a lane's weights are one vector of 16 bytes: what it does, but nowhere promises.
 
     The interpreter has no lanes.

@@ -13,7 +13,8 @@ import torch
 
 from papertune.base import Base
 from papertune.errors import BadValue
-from papertune.train.fast.engine import FastEngine
+from papertune.events import OnEvent, Started, ignore
+from papertune.train.fast.engine import READING, FastEngine
 from papertune.train.fast.opening import open_fast, why_not
 from papertune.train.fast.plan import Plan
 from papertune.train.fast.shape import unsupported
@@ -48,12 +49,12 @@ def libraries(name: str, device: Device) -> list[str]:
     return ([] if name == "fast" else ["transformers", "peft"]) + on_gpu
 
 
-def open_engine(name: str, base: Base, device: Device, lora: Lora, *, layers: int | None = None) -> Engine:
+def open_engine(name: str, base: Base, device: Device, lora: Lora, *, layers: int | None = None, on_event: OnEvent = ignore) -> Engine:
     """The model on the device, ready to train; ``layers`` loads only the first so many, to measure with. Raises OutOfMemory."""
     if device.kind == "cuda":
         make_deterministic()
     with telling_out_of_memory(f"loading {base.name}"):
-        return _fast(base, device, lora, layers) if name == "fast" else _reference(base, device, lora, layers)
+        return _fast(base, device, lora, layers, on_event) if name == "fast" else _reference(base, device, lora, layers, on_event)
 
 
 def set_new_adapter(engine: Engine, seed: int) -> None:
@@ -72,14 +73,15 @@ def plan_of(engine: Engine) -> dict[str, Any]:
     return {"layers": engine.shape.layers, **asdict(engine.plan)}
 
 
-def _reference(base: Base, device: Device, lora: Lora, layers: int | None) -> Engine:
+def _reference(base: Base, device: Device, lora: Lora, layers: int | None, on_event: OnEvent) -> Engine:
     from papertune.train.reference import ReferenceEngine
 
+    on_event(Started(READING, None, "layers"))
     model = load_model(base.folder, device, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, targets=lora.targets, layers=layers)
     return ReferenceEngine(model, device)
 
 
-def _fast(base: Base, device: Device, lora: Lora, layers: int | None) -> Engine:
+def _fast(base: Base, device: Device, lora: Lora, layers: int | None, on_event: OnEvent) -> Engine:
     return open_fast(
         base,
         device,
@@ -90,6 +92,7 @@ def _fast(base: Base, device: Device, lora: Lora, layers: int | None) -> Engine:
         layers=layers,
         plan=None if layers is None else Plan(),  # a few layers would all be kept, the whole model's may not fit: measured is what always fits
         memory=_allocator_limit() if device.kind == "cuda" else 0,
+        on_event=on_event,
     )
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from papertune.base import Base
+from papertune.events import OnEvent, Started, Unit
 from papertune.train.batches import Sequences, TokenSequence
 from papertune.train.checkpoint import KEEP, LoopState
 from papertune.train.engines import Lora, open_engine, optimizer_of, set_new_adapter
@@ -69,7 +70,15 @@ class _Measured:
 
 
 def estimate(
-    engine: str, base: Base, device: Device, lora: Lora, data: Sequences, held_out: Sequences, schedule: Schedule, sampled: int
+    engine: str,
+    base: Base,
+    device: Device,
+    lora: Lora,
+    data: Sequences,
+    held_out: Sequences,
+    schedule: Schedule,
+    sampled: int,
+    on_event: OnEvent,
 ) -> Estimate:
     """For the engine of this name (``engines.choose_engine``); ``sampled`` tokens are written after each validation. Raises OutOfMemory when
     not even a slice fits."""
@@ -79,9 +88,11 @@ def estimate(
     small = min(SMALL_SLICE, max(1, whole // 2))
     (step,), longest = typical_steps(data, schedule, 1), _longest(data, schedule)
     slices = []
+    on_event(Started("Measuring parts of the model", 2, "parts"))
     for layers in (small, min(2 * small, whole)):
         slices.append(_measure(engine, base, device, lora, layers, step, longest, half_written(held_out, sampled), schedule))
         gc.collect()
+        on_event(Unit(len(slices)))
     few, more = slices
 
     def at_depth(of: Callable[[_Measured], float], layers: int = whole) -> float:

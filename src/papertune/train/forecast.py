@@ -134,9 +134,8 @@ def _prepared(config: TrainConfig, on_event: OnEvent) -> tuple[Base, Sequences, 
     train_data, held_out = inputs.read_data(config, open_tokenizer(base.folder), on_event)
     inputs.check_libraries("torch")
     from papertune.train.engines import choose_engine, libraries
-    from papertune.train.model import choose_device
 
-    device = choose_device()
+    device = inputs.device_told(on_event)
     name, why = choose_engine(config.engine, base, device)
     inputs.check_libraries(*libraries(name, device))
     return base, train_data, held_out, inputs.schedule(config, len(train_data), base), device, name, why
@@ -150,14 +149,14 @@ def dry_run(config: TrainConfig, on_event: OnEvent) -> Report:
     from papertune.train.estimate import estimate
     from papertune.train.loop import out_of_memory
 
-    needed = estimate(engine, base, device, inputs.lora(config), train_data, held_out, schedule, config.sample_tokens)
+    needed = estimate(engine, base, device, inputs.lora(config), train_data, held_out, schedule, config.sample_tokens, on_event)
     report = Report("train", next_command="papertune train")
     report.states["estimated"] += 1
     report.summary += [
         ("Device", device.title),
         ("Engine", f"{engine}, {why}"),
         *_amount(train_data, schedule),
-        ("Time", f"{hours(needed.seconds)}, {hours(needed.validation_seconds)} of it validation"),
+        ("Time", f"{hours(needed.seconds)}, {hours(needed.validation_seconds)} of it validation and samples"),
         ("Tokens a second", f"{needed.tokens_per_second:,.0f}"),
     ]
     if needed.plan:
@@ -189,7 +188,7 @@ def benchmark(config: TrainConfig, on_event: OnEvent) -> Report:
         torch.cuda.empty_cache()
     on_event(Notice(f"Measuring {device.title}, with the {name} engine, {why}."))
     began = time.monotonic()
-    engine = open_engine(name, base, device, inputs.lora(config))
+    engine = open_engine(name, base, device, inputs.lora(config), on_event=on_event)
     set_new_adapter(engine, schedule.seed)
     optimizer = optimizer_of(engine, device)
     loaded = time.monotonic() - began
@@ -236,7 +235,7 @@ def benchmark(config: TrainConfig, on_event: OnEvent) -> Report:
         ("Share of the roofline", f"{speed / bound:.0%} of {bound:,.0f} tokens a second, which matrix products alone allow"),
         ("Peak memory", gib(engine.peak_memory())),
         *_amount(train_data, schedule),
-        ("Time", f"{hours(tokens / speed + validation)}, {hours(validation)} of it validation"),
+        ("Time", f"{hours(tokens / speed + validation)}, {hours(validation)} of it validation and samples"),
     ]
     return report
 

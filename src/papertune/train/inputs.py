@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from papertune.base import Base, open_base
 from papertune.config import TrainConfig
+from papertune.device import FOR_A_GPU, gpus
 from papertune.errors import BadDataset, BadValue, MissingLibrary, TooFewPapers
 from papertune.events import Notice, OnEvent
 from papertune.family import Family
@@ -20,6 +21,7 @@ from papertune.train.batches import Sequences, read_sequences
 if TYPE_CHECKING:
     from papertune.train.engines import Lora
     from papertune.train.loop import Schedule
+    from papertune.train.model import Device
 
 ADVICE = (
     "Close other programs that use the GPU, then try in this order: --max-seq-len 256; --lora-rank 8; --target-modules q_proj,k_proj,v_proj,o_proj."
@@ -100,6 +102,18 @@ def set_up_allocator() -> None:
     """Keeps a nearly full card from running out by fragments; read when CUDA starts. Not supported on Windows."""
     if os.name != "nt":
         os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+
+
+def device_told(on_event: OnEvent) -> Device:
+    """``model.choose_device``, with a warning when an NVIDIA GPU is here and torch does not see it."""
+    import torch
+
+    from papertune.train import model
+
+    device, idle = model.choose_device(), gpus()
+    if device.kind == "cpu" and idle:
+        on_event(Notice(f"{idle[0].name} is not used: torch {torch.__version__} does not see it. To train on it, {FOR_A_GPU}.", "warning"))
+    return device
 
 
 def check_libraries(*names: str) -> None:

@@ -173,7 +173,7 @@ def train(
         left = pace.left(tokens_left, steps - state.step, schedule.validations(state))
         try:
             with team.together():
-                calls.on_event(Unit(state.step, f"loss {loss:.3f}", _figures(state, speed, peak), left))
+                calls.on_event(Unit(state.step, "", _figures(state, loss, speed, peak), left))
         except BaseException:
             if saved != state.step:
                 calls.save()
@@ -301,8 +301,8 @@ def _validate(engine: Engine, held_out: Sequences, schedule: Schedule, state: Lo
     return found.bits_per_byte
 
 
-def _figures(state: LoopState, speed: float, peak: int) -> dict[str, str]:
-    figures = {"tokens/s": f"{speed:,.0f}", "memory": f"{peak / (1 << 30):.1f} GiB"}
+def _figures(state: LoopState, loss: float, speed: float, peak: int) -> dict[str, str]:
+    figures = {"loss": f"{loss:.3f}", "tokens/s": f"{speed:,.0f}", "memory": f"{peak / (1 << 30):.1f} GiB"}
     if state.last_bits is not None:
         figures["held-out bits/byte"] = f"{state.last_bits:.3f}"
     return figures

@@ -98,14 +98,13 @@ def _train(config: TrainConfig, base: Base, run_id: dict[str, Any], start: Check
     from papertune.train import loop
     from papertune.train.engines import choose_engine, libraries, open_engine, optimizer_of, plan_of, set_new_adapter
     from papertune.train.keeping import Keeper
-    from papertune.train.model import choose_device
 
-    device = choose_device()
     with team.together():
+        device = inputs.device_told(on_event)
         name, why = choose_engine(config.engine, base, device)
         inputs.check_libraries(*libraries(name, device))
         on_event(Notice(f"Training on {device.title}{_others(team, config)}, with the {name} engine, {why}."))
-        engine = open_engine(name, base, device, inputs.lora(config))
+        engine = open_engine(name, base, device, inputs.lora(config), on_event=on_event)
         optimizer = optimizer_of(engine, device)
         state = LoopState()
         if start is None:

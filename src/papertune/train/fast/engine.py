@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from papertune.base import Base
+from papertune.events import OnEvent, Started, Unit, ignore
 from papertune.kernels import nf4, ops
 from papertune.kernels.nf4 import NF4
 from papertune.train.batches import TokenSequence
@@ -33,6 +34,7 @@ from papertune.train.model import Device
 if TYPE_CHECKING:
     import numpy as np
 
+READING = "Reading the model"  # what is said meanwhile
 _PARKED = ("x", "qkv", "attended", "h", "gate_up")  # what a layer offloads: all of Saved that is as large as a layer's input
 
 
@@ -55,21 +57,24 @@ class FrozenLayer:
     groups: list[tuple[NF4, ...]]
 
 
-def load_frozen(base: Base, device: Device, layers: int | None = None) -> Frozen:
+def load_frozen(base: Base, device: Device, layers: int | None = None, on_event: OnEvent = ignore) -> Frozen:
     """Reads, casts and quantises tensor by tensor: at its highest, memory is that of the result and one matrix. Raises BadModel.
 
     ``layers`` reads only the first so many.
     """
+    count = shape_of(base).layers if layers is None else layers
+    on_event(Started(READING, count, "layers"))
     shape, place = shape_of(base), device.place
     weights = Weights(base, place, device.dtype)
     embedding = weights("model.embed_tokens", shape.vocabulary, shape.hidden)
     head = embedding if shape.tied else weights("lm_head", shape.vocabulary, shape.hidden)
     frozen = []
-    for i in range(shape.layers if layers is None else layers):
+    for i in range(count):
         at = f"model.layers.{i}"
         norm1, norm2 = (weights(f"{at}.{norm}", shape.hidden) for norm in ("input_layernorm", "post_attention_layernorm"))
         matrices = {name: nf4.quantize(weights(f"{at}.{base.family.linear(name)}", *size)) for name, size in sizes(shape).items()}
         frozen.append(frozen_layer(norm1, norm2, matrices))
+        on_event(Unit(i + 1))
     return Frozen(embedding, head, weights("model.norm", shape.hidden), frozen)
 
 

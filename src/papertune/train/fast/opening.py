@@ -7,6 +7,7 @@ from contextlib import nullcontext
 import torch
 
 from papertune.base import Base
+from papertune.events import OnEvent, ignore
 from papertune.kernels import ops
 from papertune.train.fast.engine import FastEngine, load_frozen
 from papertune.train.fast.plan import Plan
@@ -31,9 +32,10 @@ def open_fast(
     layers: int | None = None,
     plan: Plan | None = None,
     memory: int = 0,
+    on_event: OnEvent = ignore,
 ) -> FastEngine:
     """The model on the device; ``layers`` reads only the first so many. Raises BadModel, torch.OutOfMemoryError."""
     cuda = device.kind == "cuda"
     with rehearsal(base, device, rank=rank, alpha=alpha, dropout=dropout, targets=targets) if cuda else nullcontext():
-        frozen = load_frozen(base, device, layers)
+        frozen = load_frozen(base, device, layers, on_event)
     return FastEngine(base, frozen, device, rank=rank, alpha=alpha, dropout=dropout, targets=targets, plan=plan, memory=memory)

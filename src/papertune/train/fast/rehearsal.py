@@ -35,7 +35,7 @@ def rehearsal(base: Base, device: Device, *, rank: int, alpha: float, dropout: f
         from papertune.kernels import fused
 
         torch.cuda.set_device(place)  # each thread has its own
-        engine = FastEngine(base, _layer_of(base, device), device, rank=rank, alpha=alpha, dropout=dropout, targets=targets)
+        engine = FastEngine(base, without_numbers(base, device), device, rank=rank, alpha=alpha, dropout=dropout, targets=targets)
         with fused.compiling(place):
             go_through(engine)
 
@@ -55,7 +55,7 @@ def go_through(engine: FastEngine) -> None:
     engine.measure(passage)
 
 
-def _layer_of(base: Base, device: Device) -> Frozen:
+def without_numbers(base: Base, device: Device) -> Frozen:
     """Embedding, head and one layer of the model, without numbers."""
     shape = shape_of(base)
 
