@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from papertune.errors import BadValue
@@ -45,6 +45,8 @@ def read(text: str) -> list[tuple[str, str]]:
 
 
 @given(name=st.text(min_size=1), stop=st.text(min_size=1), licence=st.text())
+@example(name="a", stop="b", licence='"')
+@example(name="a", stop="b", licence='free ""')
 def test_whatever_is_written_is_read_as_meant(name: str, stop: str, licence: str) -> None:
     try:
         text = Modelfile(name, {"temperature": 0.8, "stop": stop}, licence=licence).text()

@@ -33,8 +33,8 @@ class Modelfile:
             written = f'"{_plain(value, name)}"' if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value)
             lines.append(f"PARAMETER {name} {written}")
         if self.licence:
-            if '"""' in self.licence:
-                raise BadValue('The licence holds """, which would end it within the Modelfile.', "Leave the licence away.")
+            if '"""' in self.licence or self.licence.startswith('"') or self.licence.endswith('"'):
+                raise BadValue('The licence holds """ or has a quote at an end, where quotes of the Modelfile stand.', "Leave the licence away.")
             lines.append(f'LICENSE """{self.licence}"""')
         return "\n".join(lines) + "\n"
 
