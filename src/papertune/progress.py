@@ -69,7 +69,7 @@ class PlainLines:
                 if now - self._told >= _EVERY or done == self._started.total:
                     self._told = now
                     total = self._started.total
-                    parts = [f"{done} of {total or '?'} {_plural(self._started.unit, total)}"]
+                    parts = [f"{done:,} {self._started.unit}" if total is None else f"{done} of {total} {_plural(self._started.unit, total)}"]
                     parts += [f"{name} {figure}" for name, figure in figures.items()]
                     self._write(f"  {', '.join(parts)}{self._left(done, now, left)}\n")
             case Notice(text, level):

@@ -116,6 +116,14 @@ def test_plain_lines_say_how_far_and_how_long() -> None:
     ]
 
 
+def test_work_of_unknown_size_is_counted() -> None:
+    lines: list[str] = []
+    sink = PlainLines(lines.append, iter([0.0, 0.0, 20.0]).__next__)
+    sink(Started("Reading the examples", None, "examples"))
+    sink(Unit(22_000))
+    assert lines == ["Reading the examples\n", "  22,000 examples\n"]
+
+
 def test_a_step_that_knows_better_says_how_long_it_takes() -> None:
     lines: list[str] = []
     sink = PlainLines(lines.append, iter([0.0, 0.0, 20.0]).__next__)

@@ -12,11 +12,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from papertune.events import OnEvent, Unit, ignore
 from papertune.records import Example, read_examples
 from papertune.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     import numpy as np
+
+TELLING = 1000  # examples between two signs of life
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +53,16 @@ class Sequences:
         return sum(len(item.ids) for item in self.items)
 
 
-def read_sequences(path: Path, tokenizer: Tokenizer, longest: int) -> Sequences:
+def read_sequences(path: Path, tokenizer: Tokenizer, longest: int, on_event: OnEvent = ignore) -> Sequences:
     """The examples of a ``.jsonl`` file as sequences of at most ``longest`` tokens. Raises BadDataset.
 
     A longer example becomes several sequences of nearly equal length, each after the same prompt, so that no text is lost.
     """
     items: list[TokenSequence] = []
     examples, split, papers = 0, 0, set()
-    for example in read_examples(path):
+    for i, example in enumerate(read_examples(path)):
+        if i % TELLING == 0 and i:
+            on_event(Unit(i))
         pieces = list(_tokenize(example, tokenizer, longest))
         examples += bool(pieces)
         split += len(pieces) > 1

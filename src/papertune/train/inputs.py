@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from importlib import import_module
@@ -12,7 +13,7 @@ from papertune.base import Base, open_base
 from papertune.config import TrainConfig
 from papertune.device import FOR_A_GPU, gpus
 from papertune.errors import BadDataset, BadValue, MissingLibrary, TooFewPapers
-from papertune.events import Notice, OnEvent
+from papertune.events import Notice, OnEvent, Started
 from papertune.family import Family
 from papertune.files import sha256_of
 from papertune.tokenizer import Tokenizer
@@ -43,7 +44,8 @@ def check_targets(config: TrainConfig, family: Family) -> None:
 
 def read_data(config: TrainConfig, tokenizer: Tokenizer, on_event: OnEvent) -> tuple[Sequences, Sequences]:
     """Training and held-out sequences. Raises BadDataset or TooFewPapers when there is nothing to train on or to measure with."""
-    train_data = read_sequences(config.train_file, tokenizer, config.max_seq_len)
+    on_event(Started("Reading the examples", None, "examples"))
+    train_data = read_sequences(config.train_file, tokenizer, config.max_seq_len, on_event)
     held_out = read_sequences(config.val_file, tokenizer, config.max_seq_len)
     if not len(train_data):
         raise BadDataset(f"{config.train_file} holds no examples.", "Run prepare_dataset.py on more text.")
@@ -118,6 +120,7 @@ def device_told(on_event: OnEvent) -> Device:
 
 def check_libraries(*names: str) -> None:
     """That these import. Raises MissingLibrary."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # without a GPU it tells which of its kernels it lacks
     try:
         for name in names:
             import_module(name)
