@@ -18,7 +18,8 @@ class Card:
     bf16: bool = True
 
 
-# From NVIDIA's architecture papers and data sheets. Links are PCI Express at four fifths of its rate, by generation and lanes.
+# From NVIDIA's architecture papers and data sheets. A GeForce card's ``tflops`` are 4 × cores × boost clock, on laptops the highest one: a
+# laptop that grants its GPU less power is slower. Links are PCI Express at four fifths of its rate, by generation and lanes.
 CARDS = (
     Card("RTX 3050", 18.2, 8, 224, 12),
     Card("RTX 3060", 25.5, 12, 360, 25),
@@ -26,13 +27,26 @@ CARDS = (
     Card("RTX 3070", 40.6, 8, 448, 25),
     Card("RTX 3070 Laptop", 33.2, 8, 448, 12),
     Card("RTX 3070 Ti", 43.5, 8, 608, 25),
+    Card("RTX 3070 Ti Laptop", 35.0, 8, 448, 12),
     Card("RTX 3080", 59.5, 10, 760, 25),
+    Card("RTX 3080 Laptop", 42.0, 8, 448, 12),
+    Card("RTX 3080 Ti", 68.2, 12, 912, 25),
     Card("RTX 3090", 71.0, 24, 936, 25),
     Card("RTX 4060", 30.2, 8, 272, 12),
+    Card("RTX 4060 Laptop", 29.1, 8, 256, 12),
     Card("RTX 4060 Ti", 44.1, 8, 288, 12),
     Card("RTX 4070", 58.3, 12, 504, 25),
+    Card("RTX 4070 Laptop", 40.1, 8, 256, 12),
     Card("RTX 4080", 97.5, 16, 717, 25),
     Card("RTX 4090", 165.2, 24, 1008, 25),
+    Card("RTX 5060", 38.4, 8, 448, 25),
+    Card("RTX 5060 Laptop", 33.2, 8, 384, 25),
+    Card("RTX 5060 Ti", 47.4, 8, 448, 25),
+    Card("RTX 5070", 61.7, 12, 672, 50),
+    Card("RTX 5070 Laptop", 43.3, 8, 384, 25),
+    Card("RTX 5070 Ti", 87.9, 16, 896, 50),
+    Card("RTX 5080", 112.6, 16, 960, 50),
+    Card("RTX 5090", 209.5, 32, 1792, 50),
     Card("T4", 65.0, 15, 320, 12, bf16=False),
     Card("V100", 125.0, 16, 900, 12, bf16=False),
     Card("A10", 125.0, 24, 600, 25),

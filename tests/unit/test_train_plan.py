@@ -25,6 +25,7 @@ def test_cards_are_found_by_the_names_their_drivers_give() -> None:
         "NVIDIA GeForce RTX 3070 Laptop GPU": "RTX 3070 Laptop",
         "NVIDIA GeForce RTX 3070": "RTX 3070",
         "NVIDIA GeForce RTX 3060 Ti": "RTX 3060 Ti",
+        "NVIDIA GeForce RTX 5060 Laptop GPU": "RTX 5060 Laptop",
         "NVIDIA A100-SXM4-40GB": "A100",
         "rtx 3070": "RTX 3070",
     }
