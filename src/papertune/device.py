@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 GIB = 1 << 30
+FOR_TRITON = "a C compiler and Python's headers, on Debian and Ubuntu: sudo apt install gcc python3-dev"
 FOR_A_GPU = "install its CUDA build, as https://pytorch.org/get-started says"  # of a torch that was built without; on Windows pip gives that one
 
 

@@ -10,13 +10,14 @@ import json
 import logging
 import os
 import sys
+import sysconfig
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import which
 
-from papertune.device import FOR_A_GPU, GIB, Machine, disk_free, gib, look
+from papertune.device import FOR_A_GPU, FOR_TRITON, GIB, Machine, disk_free, gib, look
 from papertune.ollama import address
 from papertune.supervise import Workers
 
@@ -65,6 +66,7 @@ def _findings() -> Iterator[Finding]:
     machine = look()
     yield from _hardware(machine)
     yield from _libraries(machine)
+    yield from _compiler(machine)
     yield from _services()
 
 
@@ -95,6 +97,15 @@ def _libraries(machine: Machine) -> Iterator[Finding]:
         if good and machine.gpus and WITHOUT_CUDA in outcome.value:
             good, fix = False, FOR_A_GPU
         yield Finding(package, good, state, fix, needed)
+
+
+def _compiler(machine: Machine) -> Iterator[Finding]:
+    """What Triton builds its launchers with on Linux; elsewhere it brings its own."""
+    if machine.gpus and sys.platform == "linux":
+        compiler = os.environ.get("CC") or which("gcc") or which("clang")
+        headers = Path(sysconfig.get_paths()["include"]) / "Python.h"
+        state = f"{compiler or 'none'}, {'with' if headers.exists() else 'without'} {headers}"
+        yield Finding("C compiler", bool(compiler) and headers.exists(), f"{state} (the fast training engine)", f"install {FOR_TRITON}", False)
 
 
 def _version(name: str) -> str:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -100,6 +103,20 @@ def test_a_card_that_becomes_too_full_is_gone_on_with(engine: str, data: Path, t
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert any(isinstance(event, Notice) and "Training goes on with less" in event.text for event in said)
     assert list(losses(tmp_path / "full").values()) == pytest.approx(list(losses(tmp_path / "free").values()), rel=5e-3)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere Triton brings a compiler")
+@pytest.mark.parametrize(("engine", "ends"), [("auto", 0), ("fast", 2)])
+def test_without_a_c_compiler_triton_is_not_used(engine: str, ends: int, data: Path, tmp_path: Path) -> None:
+    model = wider_model(tmp_path / "model")
+    words = ["--model", model, "--train-file", data / "train.jsonl", "--val-file", data / "val.jsonl", "--output-dir", tmp_path / "out"]
+    words += ["--max-steps", 1, "--sample-tokens", 0, "--max-seq-len", 64, "--engine", engine]
+    environment = {key: value for key, value in os.environ.items() if key != "CC"} | {"PATH": "", "TRITON_CACHE_DIR": str(tmp_path / "cache")}
+    command = [sys.executable, "-m", "papertune", "train", *map(str, words)]
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert answer.returncode == ends, answer.stderr
+    assert "Triton does not work here (it needs a C compiler and Python's headers" in answer.stderr
+    assert ("with the reference engine, since" in answer.stderr) == (engine == "auto")
 
 
 def test_float16_on_cards_without_bfloat16(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

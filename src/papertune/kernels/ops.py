@@ -6,11 +6,13 @@ None of them knows about autograd: the backward passes are ops of their own.
 
 from __future__ import annotations
 
+import sys
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
+from papertune.device import FOR_TRITON
 from papertune.kernels import reference
 from papertune.kernels.nf4 import BLOCK, NF4
 from papertune.kernels.reference import IGNORED, Mask
@@ -44,10 +46,20 @@ def unavailable(device: torch.device) -> str:
         return "there is no CUDA GPU"
     if torch.cuda.get_device_capability(device) < (8, 0):
         return f"{torch.cuda.get_device_name(device)} is older than compute capability 8.0"
+    return triton_fails()
+
+
+def triton_fails() -> str:
+    """Why Triton cannot launch a kernel on this GPU, in words; empty when it can. The first time it builds a part of itself, in C."""
     try:
-        import triton  # type: ignore[import-not-found,import-untyped,unused-ignore]  # noqa: F401
+        from triton.runtime import driver  # type: ignore[import-not-found,import-untyped,unused-ignore]
     except ImportError:
         return "Triton is not installed"
+    try:
+        driver.active.get_current_target()
+    except Exception as error:
+        needs = f"it needs {FOR_TRITON}; " if sys.platform == "linux" else ""
+        return f"Triton does not work here ({needs}{type(error).__name__}: {str(error).partition(chr(10))[0][:100]})"
     return ""
 
 

@@ -35,9 +35,12 @@ class Lora:
 
 def choose_engine(wanted: str, base: Base, device: Device) -> tuple[str, str]:
     """(name, why) for ``wanted``: auto, fast or reference. Raises BadValue when fast is wanted and cannot be."""
-    if wanted == "fast" and unsupported(base):
-        raise BadValue(f"--engine fast cannot train {base.name}: {unsupported(base)}.", "Choose --engine auto.")
-    if wanted != "auto":
+    if wanted == "reference":
+        return wanted, "as asked"
+    if wanted == "fast":
+        obstacle = unsupported(base) if device.kind == "cpu" else why_not(base, device)  # on a CPU it is slow, and right
+        if obstacle:
+            raise BadValue(f"--engine fast cannot train {base.name} here: {obstacle}.", "Choose --engine auto.")
         return wanted, "as asked"
     obstacle = why_not(base, device)
     return ("reference", f"since {obstacle}") if obstacle else ("fast", "since this GPU and model allow it")
