@@ -9,14 +9,20 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from papertune.config import SEVEN_PROJECTIONS
 from papertune.kernels import reference
 from papertune.kernels.nf4 import NF4
 from papertune.kernels.reference import Mask
+from papertune.train.fast.engine import FastEngine
+from papertune.train.fast.rehearsal import go_through, without_numbers
+from papertune.train.model import Device
+from tests.kernels.test_fast_engine import MODELS, make_model
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 if DEVICE == "cpu" and not os.environ.get("TRITON_INTERPRET"):
@@ -192,3 +198,14 @@ def test_cross_entropy(positions: int, vocabulary: int) -> None:
     losses = reference.cross_entropy(wanted, targets, 0.25)
     close(fused.cross_entropy(logits, targets, 0.25), losses, 1e-5)
     close(logits, wanted)
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="it would compile them all; test_rehearsal.py does for one")
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("targets", "rank", "dropout"), [(SEVEN_PROJECTIONS, 16, 0.05), (("q_proj",), 4, 0.0), (("down_proj", "k_proj"), 8, 0.1)])
+def test_a_rehearsal_gets_through_every_kind_of_model(name: str, targets: tuple[str, ...], rank: int, dropout: float, tmp_path: Path) -> None:
+    """An error in it would keep a model from being trained at all."""
+    base, device = make_model(tmp_path / "model", **MODELS[name]), Device("cuda", torch.bfloat16, "a card that is not here")
+    engine = FastEngine(base, without_numbers(base, device), device, rank=rank, alpha=16.0, dropout=dropout, targets=targets)
+    go_through(engine)
+    assert engine.lora.gradient.is_meta, "nothing was computed"
