@@ -19,8 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from bench_train import commit
-from results import record
+from results import commit, record
 
 from papertune import adapter
 from papertune.train.checkpoint import LoopState, write_checkpoint

@@ -16,6 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from bench_team import steps_of
 from corpus import real_papers
 from results import record
 
@@ -77,8 +78,7 @@ def losses(options: argparse.Namespace, engine: str, size: int) -> list[float]:
     flags |= {"lr": 1e-3, "save-steps": 10_000, "sample-tokens": 0, "batch-size": size, "grad-accum": 4 // size}
     words = [f"--{name}={value}" for name, value in flags.items()]
     subprocess.run([sys.executable, str(ROOT / "finetune" / "finetune.py"), *words], check=True)
-    lines = (json.loads(line) for line in (output / "events.jsonl").read_text(encoding="utf-8").splitlines())
-    return [line["loss"] for line in lines if line["event"] == "step"]
+    return [line["loss"] for line in steps_of(output)]
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from gpu_card import CONFIG, Card, Recorder, random_matrix
+from gpu_card import CONFIG, Card, Recorder
 from torch import Tensor
 
 from papertune.kernels import nf4, ops, reference
@@ -55,20 +55,20 @@ def main() -> None:
 
 
 def cases(tokens: int) -> Iterator[Case]:
-    """On torch's default device."""
-    half: dict[str, torch.dtype] = {"dtype": torch.bfloat16}
+    """On torch's default device, a GPU."""
+    from papertune.kernels import fused
 
     def filled(*shape: int) -> Tensor:
-        return torch.randn(*shape, **half)
+        return torch.randn(*shape, dtype=torch.bfloat16)
 
     mask = Mask(torch.randint(-(2**31), 2**31, (tokens,)).int(), 12345, 0.05)
     angle = torch.rand(tokens, D // 2) * tokens
     cos, sin = angle.cos(), angle.sin()
 
-    weight = nf4.quantize(random_matrix("kernels", QKV, H) if torch.get_default_device().type == "cuda" else filled(QKV, H))
+    weight = nf4.quantize(filled(QKV, H))
     a, b = torch.randn(R, H), torch.randn(QKV, RANK)
     places = torch.stack((torch.arange(QKV), torch.arange(QKV) * 3 // QKV * RANK), dim=1).int()
-    joined = torch.empty(QKV + R, H + R, **half)
+    joined = filled(QKV + R, H + R)
     lora = 6 * (a.numel() + QKV * R)
     arguments, into = (weight, a, b, places, joined), joined[:QKV, :H]
     yield Case("dequantize", 2.516 * QKV * H, lambda: ops.dequantize(weight, into), lambda: reference.dequantize(weight, into))
@@ -87,13 +87,10 @@ def cases(tokens: int) -> Iterator[Case]:
     yield Case("rope", 4 * tokens * (HEADS + KV) * D, lambda: ops.rope_(*turn), lambda: reference.rope(*turn))
     heads = [part.view(tokens, -1, D) for part in qkv[:, :QKV].split([HEADS * D, KV * D, KV * D], dim=1)]
     gradients = (filled(tokens, HEADS, D), filled(tokens, HEADS, D), filled(tokens, HEADS, D), *heads, cos, sin)
-    if qkv.is_cuda:
-        from papertune.kernels import fused
-
-        shared = HEADS // KV
-        yield Case("spread", 4 * tokens * (KV + HEADS) * D, lambda: fused.spread(*heads[1:], shared), lambda: reference.spread(*heads[1:], shared))
-        moved = 2 * tokens * D * (4 * HEADS + 2 * KV)
-        yield Case("put_gradients", moved, lambda: fused.put_gradients(*gradients), lambda: reference.put_gradients(*gradients))
+    spreading = (*heads[1:], HEADS // KV)
+    yield Case("spread", 4 * tokens * (KV + HEADS) * D, lambda: fused.spread(*spreading), lambda: reference.spread(*spreading))
+    moved = 2 * tokens * D * (4 * HEADS + 2 * KV)
+    yield Case("put_gradients", moved, lambda: fused.put_gradients(*gradients), lambda: reference.put_gradients(*gradients))
 
     gate_up, activated, d = filled(tokens, 2 * F + R), filled(tokens, F + R)[:, :F], filled(tokens, F)
     yield Case("swiglu", 8 * tokens * F, lambda: ops.swiglu(gate_up, activated, mask), lambda: reference.swiglu(gate_up, activated, mask))

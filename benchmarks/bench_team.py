@@ -23,8 +23,7 @@ from typing import Any
 
 import psutil
 from bench_real_size import write_dataset
-from bench_train import commit
-from results import record
+from results import commit, record
 
 ROOT = Path(__file__).parents[1]
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bench_real_size import write_dataset
-from results import record
+from results import commit, record
 
 HERE = Path(__file__).parent
 # The command with a limit on the GPU's memory; of training it prints what the bar said after 20 steps, and how long things took.
@@ -104,11 +104,6 @@ def main() -> None:
     print(json.dumps(row))
     if options.record:
         record("train", row, quiet=True)
-
-
-def commit() -> str:
-    """Empty outside a checkout."""
-    return subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def text_of(command: list[str]) -> str:

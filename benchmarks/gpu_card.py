@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import gc
 import json
-import shutil
 import statistics
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from results import commit
 
 GIB = 1 << 30
 SLICE, CAP = 8, 7.2  # multiprocessors; GiB of an RTX 3070 that a desktop leaves free
@@ -38,10 +38,8 @@ class Recorder:
         import torch
         import triton
 
-        git = shutil.which("git")
-        commit = subprocess.run([git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip() if git else ""
         versions = {m.__name__: m.__version__ for m in (torch, triton, bitsandbytes)}
-        self._always = {"bench": "step", "part": part, "commit": commit, "gpu": torch.cuda.get_device_name(), "versions": versions}
+        self._always = {"bench": "step", "part": part, "commit": commit(), "gpu": torch.cuda.get_device_name(), "versions": versions}
         self._out = out
         out.parent.mkdir(parents=True, exist_ok=True)
 

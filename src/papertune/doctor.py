@@ -21,7 +21,8 @@ from papertune.device import FOR_A_GPU, FOR_TRITON, GIB, Machine, disk_free, gib
 from papertune.ollama import address
 from papertune.supervise import Workers
 
-WITHOUT_CUDA = ", without CUDA"
+WITHOUT_CUDA = ", without CUDA"  # behind the version of such a torch
+TRITON = "triton-windows" if sys.platform == "win32" else "triton"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +36,6 @@ class Finding:
     needed: bool = True
 
 
-TRITON = 'pip install "triton-windows<3.8"' if sys.platform == "win32" else "pip install triton==3.7.1"  # what torch 2.13 goes with
-
 # module, what it is for, the fix, and whether a step fails without it
 _LIBRARIES = (
     ("pypdfium2", "reading PDFs", "pip install -e .", True),
@@ -46,7 +45,7 @@ _LIBRARIES = (
     ("bitsandbytes", "4-bit training on a GPU", "pip install -e .", True),
     ("gguf", "export", "pip install -e .", True),
     ("numba", "export", "pip install -e .", True),
-    ("triton", "the fast training engine", TRITON, False),
+    ("triton", "the fast training engine", f'pip install "{TRITON}<3.8"', False),  # torch 2.13 goes with 3.7
     ("docling.pipeline.standard_pdf_pipeline", "layout models for PDFs", "pip install -e '.[docling]'", False),
     ("xllamacpp", "checking the GGUF here, the demo", "pip install -e '.[demo]'", False),
 )  # fmt: skip

@@ -28,7 +28,7 @@ def test_every_kernel_compiles_for(card: str, tmp_path: Path, monkeypatch: pytes
     from triton.backends.compiler import GPUTarget
     from triton.runtime import driver
 
-    from papertune.kernels import fused
+    from papertune.kernels import fused, launching
 
     capability, shared = CARDS[card]
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
@@ -40,7 +40,7 @@ def test_every_kernel_compiles_for(card: str, tmp_path: Path, monkeypatch: pytes
     device = Device("cuda", torch.bfloat16, card)
     base = Base("random", tmp_path, MISTRAL, FAMILY, ())
     engine = FastEngine(base, without_numbers(base, device), device, rank=16, alpha=32.0, dropout=0.05, targets=SEVEN_PROJECTIONS)
-    with ThreadPoolExecutor(2) as pool, fused.compiled_in(pool) as asked:
+    with ThreadPoolExecutor(2) as pool, launching.compiled_in(pool) as asked:
         go_through(engine)
     compiled = [kernel.result() for kernel in asked]
     assert {"_dequantize", "_gather", "_put_gradients", "_cross_entropy"} < {kernel.metadata.name for kernel in compiled}

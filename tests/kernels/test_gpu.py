@@ -45,11 +45,10 @@ def test_dequantised_bits_are_those_of_bitsandbytes() -> None:
 def test_lora_weights_beside_dequantised_ones_are_rounded_to_their_type() -> None:
     weight, places = nf4.quantize(half(192, 512)), torch.stack((torch.arange(192), torch.arange(192) // 64 * 16), dim=1).int()
     ours, theirs = (torch.zeros(192 + 48, 512 + 48, dtype=torch.bfloat16) for _ in range(2))
-    for put in ("join", "renew"):
+    for op, of in (("join", [weight]), ("renew", [])):
         a, b = torch.randn(48, 512), torch.randn(192, 16)
-        given = ((weight,) if put == "join" else ()) + (a, b, places)
-        getattr(ops, put)(*given, ours)
-        getattr(reference, put)(*given, theirs)
+        getattr(ops, op)(*of, a, b, places, ours)
+        getattr(reference, op)(*of, a, b, places, theirs)
         assert torch.equal(ours, theirs)
 
 

@@ -25,19 +25,15 @@ Arithmetic is in float32 and rounded to the output's type exactly where ``refere
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import cache
-from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.runtime import JITFunction, KernelInterface
+from triton.runtime import JITFunction
 
+from papertune.kernels.launching import launch
 from papertune.kernels.nf4 import BLOCK, NF4
 from papertune.kernels.reference import IGNORED, Mask
 
@@ -351,42 +347,12 @@ def _cross_entropy(logits, targets, losses, scale, V, stride, ignored: tl.conste
         tl.store(row + first + c, (p * factor).to(logits.dtype.element_ty), mask=first + c < V)
 
 
-_asked: set[Any] = set()  # kernels that are being compiled ahead of their first launch
-
-
-@contextmanager
-def compiling(device: torch.device) -> Iterator[None]:
-    """Inside, kernels for tensors without numbers are compiled in threads, each once, and loaded. Ends when all of them are."""
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1), initializer=torch.cuda.set_device, initargs=(device,)) as pool:
-        with compiled_in(pool) as asked:
-            yield
-        list(pool.map(lambda kernel: kernel.result().run, asked))  # the first look at ``run`` builds what launches it
-
-
-@contextmanager
-def compiled_in(pool: Executor) -> Iterator[set[Any]]:
-    """Inside, kernels for tensors without numbers are compiled by ``pool``, each once; they gather in the set, as futures."""
-    _asked.clear()
-    with triton.AsyncCompileMode(pool):
-        yield _asked
-
-
-def _go(kernel: KernelInterface, grid: tuple[int, ...], *arguments: Any, **shape: Any) -> None:
-    """Launches it; for tensors of the meta device, which have no numbers, it is only compiled (``compiled_in``)."""
-    if arguments[0].is_meta:
-        future = kernel.warmup(*arguments, grid=grid, **shape)
-        if hasattr(future, "result"):  # no other was compiled before
-            _asked.add(future)
-    else:
-        kernel[grid](*arguments, **shape)
-
-
 def dequantize(weight: NF4, out: Tensor) -> None:
-    _launch(weight, out, None)
+    _fill(weight, out, None)
 
 
 def join(weight: NF4, a: Tensor, b: Tensor, places: Tensor, out: Tensor) -> None:
-    _launch(weight, out, (a, b, places))
+    _fill(weight, out, (a, b, places))
 
 
 def renew(a: Tensor, b: Tensor, places: Tensor, out: Tensor) -> None:
@@ -395,20 +361,20 @@ def renew(a: Tensor, b: Tensor, places: Tensor, out: Tensor) -> None:
     if wider:
         shape = {"ROWS": 64, "COLUMNS": 64, "WIDTH": triton.next_power_of_2(wider), "num_warps": 4}
         grid = (triton.cdiv(rows, 64) + triton.cdiv(columns, 64),)
-        _go(_renew, grid, a, b, places, out, rows, columns, out.stride(0), wider, len(a), b.shape[1], **shape)
+        launch(_renew, grid, a, b, places, out, rows, columns, out.stride(0), wider, len(a), b.shape[1], **shape)
 
 
-def _launch(weight: NF4, out: Tensor, lora: tuple[Tensor, Tensor, Tensor] | None) -> None:
+def _fill(weight: NF4, out: Tensor, lora: tuple[Tensor, Tensor, Tensor] | None) -> None:
     vectors = out.element_size() == 2 and out.stride(0) % 16 == 0 and out.data_ptr() % 16 == 0
-    _run(weight, out, lora, shuffle=vectors and has_one_a_lane(out.device, out.dtype))
+    _fill_by(weight, out, lora, shuffle=vectors and has_one_a_lane(out.device, out.dtype))
 
 
-def _run(weight: NF4, out: Tensor, lora: tuple[Tensor, Tensor, Tensor] | None, *, shuffle: bool) -> None:
+def _fill_by(weight: NF4, out: Tensor, lora: tuple[Tensor, Tensor, Tensor] | None, *, shuffle: bool) -> None:
     across, wider = weight.columns // BLOCK, out.shape[1] - weight.columns
     sources = (weight.codes.view(torch.int32), weight.scales, weight.steps, weight.offsets, weight.book, weight.levels)
     rank, below = (lora[1].shape[1], len(lora[0])) if lora else (0, 0)
     shape = {"WARPS": _WARPS, "WIDTH": triton.next_power_of_2(max(1, wider)), "SHUFFLE": shuffle, "JOIN": lora is not None}
-    _go(
+    launch(
         _dequantize, (len(out), triton.cdiv(across, 32 * _WARPS)),
         *sources, *(lora or (out, out, out)), out, across, weight.rows, out.stride(0), wider, rank, below,
         **shape, num_warps=_WARPS, enable_fp_fusion=False,
@@ -430,8 +396,8 @@ def has_one_a_lane(device: torch.device, dtype: torch.dtype) -> bool:
     ones = torch.ones(1, device=device)
     weight = NF4(rows, columns, (whole * 37 % 251).byte(), (whole[:blocks] * 5 % 256).byte(), ones, ones, *tables)
     fast, plain = (torch.zeros(rows, columns, dtype=dtype, device=device) for _ in range(2))
-    _run(weight, fast, None, shuffle=True)
-    _run(weight, plain, None, shuffle=False)
+    _fill_by(weight, fast, None, shuffle=True)
+    _fill_by(weight, plain, None, shuffle=False)
     return fast.is_meta or torch.equal(fast, plain)
 
 
@@ -446,7 +412,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor, mask: Mask | No
     fed = out if mask is None else torch.empty(tokens, width, dtype=out.dtype, device=x.device)
     shape = {"WIDTH": triton.next_power_of_2(width), "DROP": mask is not None, "COPY": copy is not None, "num_warps": _warps(width)}
     tensors = (x, weight, out, r, fed, r if mask is None else mask.keys, out if copy is None else copy)
-    _go(_rms_norm, (tokens,), *tensors, x.stride(0), out.stride(0), eps, width, *_numbers(mask), **shape)
+    launch(_rms_norm, (tokens,), *tensors, x.stride(0), out.stride(0), eps, width, *_numbers(mask), **shape)
     return r, fed
 
 
@@ -454,20 +420,20 @@ def rms_norm_backward(dy: Tensor, x: Tensor, weight: Tensor, r: Tensor, total: T
     tokens, width = x.shape
     shape = {"WIDTH": triton.next_power_of_2(width), "DROP": mask is not None, "num_warps": _warps(width)}
     keys = r if mask is None else mask.keys
-    _go(_rms_norm_backward, (tokens,), dy, x, weight, r, total, keys, dy.stride(0), total.stride(0), width, *_numbers(mask), **shape)
+    launch(_rms_norm_backward, (tokens,), dy, x, weight, r, total, keys, dy.stride(0), total.stride(0), width, *_numbers(mask), **shape)
 
 
 def rope(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> None:
     half = cos.shape[1]
     shape = {"WIDTH": triton.next_power_of_2(half), "ALL": triton.next_power_of_2(heads), "num_warps": 4}
-    _go(_rope, (x.shape[0],), x, cos, sin, x.stride(0), half, heads, **shape)
+    launch(_rope, (x.shape[0],), x, cos, sin, x.stride(0), half, heads, **shape)
 
 
 def spread(k: Tensor, v: Tensor, shared: int) -> Tensor:
     tokens, heads, size = k.shape
     out = torch.empty(2, tokens, heads * shared, size, dtype=k.dtype, device=k.device)
     shape = {"SHARED": shared, "WIDTH": triton.next_power_of_2(size), "ALL": triton.next_power_of_2(heads), "num_warps": 4}
-    _go(_spread, (tokens, 2), k, v, out, k.stride(0), k.stride(1), v.stride(0), v.stride(1), size, heads, tokens, **shape)
+    launch(_spread, (tokens, 2), k, v, out, k.stride(0), k.stride(1), v.stride(0), v.stride(1), size, heads, tokens, **shape)
     return out
 
 
@@ -476,7 +442,7 @@ def put_gradients(dq: Tensor, dk: Tensor, dv: Tensor, q: Tensor, k: Tensor, v: T
     strides = (q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1))
     wide = {"WIDTH": triton.next_power_of_2(size // 2), "ALL": triton.next_power_of_2(heads), "ALL_KV": triton.next_power_of_2(some)}
     sizes = (size // 2, heads, some)
-    _go(_put_gradients, (tokens,), dq, dk, dv, q, k, v, cos, sin, *strides, *sizes, SHARED=heads // some, **wide, num_warps=4)
+    launch(_put_gradients, (tokens,), dq, dk, dv, q, k, v, cos, sin, *strides, *sizes, SHARED=heads // some, **wide, num_warps=4)
 
 
 def swiglu(gate_up: Tensor, out: Tensor, mask: Mask | None) -> Tensor:
@@ -484,7 +450,7 @@ def swiglu(gate_up: Tensor, out: Tensor, mask: Mask | None) -> Tensor:
     fed = out if mask is None else torch.empty(tokens, width, dtype=out.dtype, device=out.device)
     keys, shape = out if mask is None else mask.keys, {"WIDTH": 2 * _COLUMNS, "DROP": mask is not None, "num_warps": 4}
     grid = (tokens, triton.cdiv(width, 2 * _COLUMNS))
-    _go(_swiglu, grid, gate_up, out, fed, keys, width, gate_up.stride(0), out.stride(0), *_numbers(mask), **shape)
+    launch(_swiglu, grid, gate_up, out, fed, keys, width, gate_up.stride(0), out.stride(0), *_numbers(mask), **shape)
     return fed
 
 
@@ -492,21 +458,21 @@ def swiglu_backward(d: Tensor, gate_up: Tensor, mask: Mask | None) -> None:
     tokens, width = d.shape
     keys, shape = d if mask is None else mask.keys, {"WIDTH": 2 * _COLUMNS, "DROP": mask is not None, "num_warps": 4}
     grid = (tokens, triton.cdiv(width, 2 * _COLUMNS))
-    _go(_swiglu_backward, grid, d, gate_up, keys, width, d.stride(0), gate_up.stride(0), *_numbers(mask), **shape)
+    launch(_swiglu_backward, grid, d, gate_up, keys, width, d.stride(0), gate_up.stride(0), *_numbers(mask), **shape)
 
 
 def put(x: Tensor, out: Tensor, mask: Mask | None) -> Tensor:
     tokens, width = x.shape
     fed = out if mask is None else torch.empty(tokens, width, dtype=x.dtype, device=x.device)
     keys, shape = x if mask is None else mask.keys, {"WIDTH": _COLUMNS, "COPY": True, "DROP": mask is not None, "num_warps": 4}
-    _go(_put, (tokens, triton.cdiv(width, _COLUMNS)), x, out, fed, keys, width, x.stride(0), out.stride(0), *_numbers(mask), **shape)
+    launch(_put, (tokens, triton.cdiv(width, _COLUMNS)), x, out, fed, keys, width, x.stride(0), out.stride(0), *_numbers(mask), **shape)
     return fed
 
 
 def dropout(x: Tensor, mask: Mask) -> Tensor:
     tokens, width = x.shape
     fed, shape = torch.empty(tokens, width, dtype=x.dtype, device=x.device), {"WIDTH": _COLUMNS, "COPY": False, "DROP": True, "num_warps": 4}
-    _go(_put, (tokens, triton.cdiv(width, _COLUMNS)), x, x, fed, mask.keys, width, x.stride(0), x.stride(0), *_numbers(mask), **shape)
+    launch(_put, (tokens, triton.cdiv(width, _COLUMNS)), x, x, fed, mask.keys, width, x.stride(0), x.stride(0), *_numbers(mask), **shape)
     return fed
 
 
@@ -514,21 +480,21 @@ def lora_backward(v: Tensor, a: Tensor, dx: Tensor, mask: Mask) -> None:
     (tokens, rank), width = v.shape, a.shape[1]
     shape = {"ROWS": 64, "COLUMNS": 128, "RANK": max(16, triton.next_power_of_2(rank)), "num_warps": 4}
     grid, strides = (triton.cdiv(tokens, 64), triton.cdiv(width, 128)), (v.stride(0), a.stride(0), dx.stride(0))
-    _go(_lora_backward, grid, v, a, dx, mask.keys, tokens, rank, width, *strides, *_numbers(mask), **shape)
+    launch(_lora_backward, grid, v, a, dx, mask.keys, tokens, rank, width, *strides, *_numbers(mask), **shape)
 
 
 def gather(dy: Tensor, fed: Tensor, u: Tensor, a: Tensor, b: Tensor, places: Tensor) -> None:
     (tokens, inputs), outputs, columns = fed.shape, len(places), u.shape[1]
     sizes = (tokens, outputs, inputs, columns, len(a), b.shape[1], dy.stride(0), fed.stride(0), u.stride(0))
     shape = {"TOKENS": 64, "COLUMNS": 128, "WIDTH": max(16, triton.next_power_of_2(columns)), "num_warps": 4, "num_stages": 4}
-    _go(_gather, (triton.cdiv(inputs, 128) + triton.cdiv(outputs, 128),), dy, fed, u, a, b, places, *sizes, **shape)
+    launch(_gather, (triton.cdiv(inputs, 128) + triton.cdiv(outputs, 128),), dy, fed, u, a, b, places, *sizes, **shape)
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, scale: float) -> Tensor:
     positions, vocabulary = logits.shape
     losses = torch.empty(positions, dtype=torch.float32, device=logits.device)
     width = min(8192, triton.next_power_of_2(vocabulary))
-    _go(_cross_entropy, (positions,), logits, targets, losses, scale, vocabulary, logits.stride(0), ignored=IGNORED, WIDTH=width, num_warps=8)
+    launch(_cross_entropy, (positions,), logits, targets, losses, scale, vocabulary, logits.stride(0), ignored=IGNORED, WIDTH=width, num_warps=8)
     return losses
 
 

@@ -4,8 +4,7 @@ No weights are read and nothing is measured. Memory is the sum of the tensors th
 to within a few percent; of the reference engine it is the lines of ``docs/memory-budget.md``. Time is what matrix products, dequantisation
 and the link to the host cost at the card's data-sheet rates, less what large products reach of them. Of a slice of an H100 as wide as an
 RTX 3070 this says 1,460 tokens a second where 1,657 were measured since the kernels became quicker (1,487 before, which its constants are
-of), of the whole card 17,270 where 16,580 were. All of it is an estimate;
-``finetune.py --dry-run`` measures.
+of), of the whole card 17,270 where 16,580 were. All of it is an estimate; ``finetune.py --dry-run`` measures.
 """
 
 from __future__ import annotations

@@ -37,19 +37,18 @@ def choose_engine(wanted: str, base: Base, device: Device) -> tuple[str, str]:
     """(name, why) for ``wanted``: auto, fast or reference. Raises BadValue when fast is wanted and cannot be."""
     if wanted == "reference":
         return wanted, "as asked"
+    slow = wanted == "fast" and device.kind == "cpu"  # and right: it is done when asked for
+    obstacle = unsupported(base) if slow else why_not(base, device)
     if wanted == "fast":
-        obstacle = unsupported(base) if device.kind == "cpu" else why_not(base, device)  # on a CPU it is slow, and right
         if obstacle:
             raise BadValue(f"--engine fast cannot train {base.name} here: {obstacle}.", "Choose --engine auto.")
         return wanted, "as asked"
-    obstacle = why_not(base, device)
     return ("reference", f"since {obstacle}") if obstacle else ("fast", "since this GPU and model allow it")
 
 
 def libraries(name: str, device: Device) -> list[str]:
-    """What an engine imports beside torch. The fast one does without transformers and PEFT, which take longer than all the rest."""
-    on_gpu = ["bitsandbytes", *["triton"] * (name == "fast")] if device.kind == "cuda" else []
-    return ([] if name == "fast" else ["transformers", "peft"]) + on_gpu
+    """What a chosen engine imports beside torch. The fast one does without transformers and PEFT, which take longer than all the rest."""
+    return ([] if name == "fast" else ["transformers", "peft"]) + (["bitsandbytes"] if device.kind == "cuda" else [])
 
 
 def open_engine(name: str, base: Base, device: Device, lora: Lora, *, layers: int | None = None, on_event: OnEvent = ignore) -> Engine:

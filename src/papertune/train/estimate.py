@@ -15,7 +15,6 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -31,9 +30,6 @@ from papertune.train.loop import VALIDATION, Engine, Schedule
 from papertune.train.model import Device
 from papertune.train.optimizer import Optimizer
 from papertune.train.sample import beginning
-
-if TYPE_CHECKING:
-    import numpy as np
 
 SMALL_SLICE = 2  # layers
 ROUNDING = {"reference": 0.045, "fast": 0.02}  # what torch's allocator holds beyond what is asked of it, of the whole: measured
@@ -57,14 +53,14 @@ class Estimate:
 @dataclass(frozen=True, slots=True)
 class _Measured:
     """A slice of so many ``layers``: bytes before a step and at its highest, seconds of a typical step by what becomes of the layers and
-    of reading it alone, and of a token that it writes; trained weights. ``foresee`` is the fast engine's ``Budget.foresee``."""
+    of reading it alone, and of a sample; trained weights. ``foresee`` is the fast engine's ``Budget.foresee``."""
 
     layers: int
     resident: int
     peak: int
     seconds: dict[str, float]
     reading: float
-    writing: float
+    sample: float
     lora: int
     foresee: Callable[[int, int, Work], tuple[Plan, int]] | None
 
@@ -90,7 +86,7 @@ def estimate(
     slices = []
     on_event(Started("Measuring parts of the model", 2, "parts"))
     for layers in (small, min(2 * small, whole)):
-        slices.append(_measure(engine, base, device, lora, layers, step, longest, half_written(held_out, sampled), schedule))
+        slices.append(_measure(open_engine(engine, base, device, lora, layers=layers), layers, step, longest, held_out, sampled, schedule))
         gc.collect()
         on_event(Unit(len(slices)))
     few, more = slices
@@ -113,7 +109,7 @@ def estimate(
                 seconds += sign * (at_depth(_seconds_of(kind), layers) - at_depth(_seconds_of(kind), 0))
     tokens_per_second = sum(len(item.ids) for item in step) / seconds
     reading = sum(len(item.ids) for item in step) / at_depth(lambda m: m.reading)
-    validation = validations(held_out, schedule, reading, sampled * at_depth(lambda m: m.writing))
+    validation = validations(held_out, schedule, reading, at_depth(lambda m: m.sample))
     here = int(psutil.Process().memory_info().rss)
     cuda = device.kind == "cuda"
     return Estimate(
@@ -145,15 +141,11 @@ def validations(held_out: Sequences, schedule: Schedule, speed: float, sample: f
     return (once / speed + sample) * (1 + schedule.validations(LoopState()))
 
 
-def seconds_a_token(engine: Engine, ids: np.ndarray) -> float:
-    """To write one after these."""
-    return _median(lambda: engine.next_token(ids))
-
-
-def half_written(held_out: Sequences, sampled: int) -> np.ndarray:
-    """What stands before the middle token of a sample, or as much as there is of it."""
+def seconds_a_sample(engine: Engine, held_out: Sequences, tokens: int) -> float:
+    """Of so many tokens, by the time that the middle one takes."""
     passage = held_out.items[0]
-    return passage.ids[: len(beginning(passage)) + sampled // 2]
+    half_written = passage.ids[: len(beginning(passage)) + tokens // 2]
+    return tokens * _median(lambda: engine.next_token(half_written)) if tokens else 0.0
 
 
 def take_step(engine: Engine, optimizer: Optimizer, step: list[TokenSequence], schedule: Schedule) -> None:
@@ -174,21 +166,18 @@ def _longest(data: Sequences, schedule: Schedule) -> list[TokenSequence]:
 
 
 def _measure(
-    name: str,
-    base: Base,
-    device: Device,
-    lora: Lora,
+    engine: Engine,
     layers: int,
     step: list[TokenSequence],
     longest: list[TokenSequence],
-    written: np.ndarray,
+    held_out: Sequences,
+    sampled: int,
     schedule: Schedule,
 ) -> _Measured:
     """Memory and time of a slice of so many layers."""
-    engine = open_engine(name, base, device, lora, layers=layers)
     set_new_adapter(engine, schedule.seed)
-    optimizer = optimizer_of(engine, device)
-    cuda = device.kind == "cuda"
+    optimizer = optimizer_of(engine, engine.device)
+    cuda = engine.device.kind == "cuda"
     take_step(engine, optimizer, longest[:1], schedule)  # makes the optimiser's state
     if cuda:
         torch.cuda.synchronize()
@@ -208,8 +197,8 @@ def _measure(
         seconds[fate] = _median(lambda: take_step(engine, optimizer, step, schedule))
     reading = _median(lambda: float(sum(engine.measure(part) for part in engine.micro_batches(step, schedule.batch_size))))
     foresee = engine.budget.foresee if isinstance(engine, FastEngine) and cuda else None
-    writing = seconds_a_token(engine, written)
-    return _Measured(layers, resident, peak, seconds, reading, writing, sum(p.numel() for p in engine.parameters.values()), foresee)
+    sample = seconds_a_sample(engine, held_out, sampled)
+    return _Measured(layers, resident, peak, seconds, reading, sample, sum(p.numel() for p in engine.parameters.values()), foresee)
 
 
 def _seconds_of(fate: str) -> Callable[[_Measured], float]:

@@ -132,12 +132,7 @@ def _prepared(config: TrainConfig, on_event: OnEvent) -> tuple[Base, Sequences, 
     """What training would begin with: base, data, held-out data, schedule, device, and which engine and why. Raises as training does."""
     base = inputs.open_checked(config)
     train_data, held_out = inputs.read_data(config, open_tokenizer(base.folder), on_event)
-    inputs.check_libraries("torch")
-    from papertune.train.engines import choose_engine, libraries
-
-    device = inputs.device_told(on_event)
-    name, why = choose_engine(config.engine, base, device)
-    inputs.check_libraries(*libraries(name, device))
+    device, name, why = inputs.choose(config, base, on_event)
     return base, train_data, held_out, inputs.schedule(config, len(train_data), base), device, name, why
 
 
@@ -179,7 +174,7 @@ def benchmark(config: TrainConfig, on_event: OnEvent) -> Report:
 
     from papertune.train.ceilings import measure_ceilings, operations
     from papertune.train.engines import open_engine, optimizer_of, set_new_adapter
-    from papertune.train.estimate import half_written, seconds_a_token, take_step, typical_steps, validations
+    from papertune.train.estimate import seconds_a_sample, take_step, typical_steps, validations
     from papertune.train.fast.plan import words
     from papertune.train.fast.shape import shape_of
 
@@ -215,8 +210,7 @@ def benchmark(config: TrainConfig, on_event: OnEvent) -> Report:
     shape = shape_of(base)
     bound = ceilings.rate / operations(shape)
     tokens = train_data.tokens / len(train_data) * schedule.total
-    sample = config.sample_tokens * seconds_a_token(engine, half_written(held_out, config.sample_tokens))
-    validation = validations(held_out, schedule, reading, sample)
+    validation = validations(held_out, schedule, reading, seconds_a_sample(engine, held_out, config.sample_tokens))
     report = Report("train", next_command="papertune train")
     report.states["measured"] += 1
     report.summary += [

@@ -106,20 +106,25 @@ def set_up_allocator() -> None:
         os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
 
-def device_told(on_event: OnEvent) -> Device:
-    """``model.choose_device``, with a warning when an NVIDIA GPU is here and torch does not see it."""
+def choose(config: TrainConfig, base: Base, on_event: OnEvent) -> tuple[Device, str, str]:
+    """What will train, all that it needs imported: the device, the engine's name and why that one. Warns of an NVIDIA GPU that is here and that
+    torch does not see. Raises MissingLibrary or BadValue."""
+    _import("torch")
     import torch
 
     from papertune.train import model
+    from papertune.train.engines import choose_engine, libraries
 
-    device, idle = model.choose_device(), gpus()
-    if device.kind == "cpu" and idle:
+    device = model.choose_device()
+    if device.kind == "cpu" and (idle := gpus()):
         on_event(Notice(f"{idle[0].name} is not used: torch {torch.__version__} does not see it. To train on it, {FOR_A_GPU}.", "warning"))
-    return device
+    name, why = choose_engine(config.engine, base, device)
+    _import(*libraries(name, device))
+    return device, name, why
 
 
-def check_libraries(*names: str) -> None:
-    """That these import. Raises MissingLibrary."""
+def _import(*names: str) -> None:
+    """Raises MissingLibrary."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # without a GPU it tells which of its kernels it lacks
     try:
         for name in names:

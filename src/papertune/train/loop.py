@@ -173,7 +173,7 @@ def train(
         left = pace.left(tokens_left, steps - state.step, schedule.validations(state))
         try:
             with team.together():
-                calls.on_event(Unit(state.step, "", _figures(state, loss, speed, peak), left))
+                calls.on_event(Unit(state.step, figures=_figures(state, loss, speed, peak), left=left))
         except BaseException:
             if saved != state.step:
                 calls.save()

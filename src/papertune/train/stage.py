@@ -94,15 +94,12 @@ def _train(config: TrainConfig, base: Base, run_id: dict[str, Any], start: Check
     tokenizer = open_tokenizer(base.folder)
     with team.together():
         train_data, held_out = inputs.read_data(config, tokenizer, on_event)
-        inputs.check_libraries("torch")
+        device, name, why = inputs.choose(config, base, on_event)
     from papertune.train import loop
-    from papertune.train.engines import choose_engine, libraries, open_engine, optimizer_of, plan_of, set_new_adapter
+    from papertune.train.engines import open_engine, optimizer_of, plan_of, set_new_adapter
     from papertune.train.keeping import Keeper
 
     with team.together():
-        device = inputs.device_told(on_event)
-        name, why = choose_engine(config.engine, base, device)
-        inputs.check_libraries(*libraries(name, device))
         on_event(Notice(f"Training on {device.title}{_others(team, config)}, with the {name} engine, {why}."))
         engine = open_engine(name, base, device, inputs.lora(config), on_event=on_event)
         optimizer = optimizer_of(engine, device)

@@ -62,9 +62,9 @@ def load_frozen(base: Base, device: Device, layers: int | None = None, on_event:
 
     ``layers`` reads only the first so many.
     """
-    count = shape_of(base).layers if layers is None else layers
-    on_event(Started(READING, count, "layers"))
     shape, place = shape_of(base), device.place
+    count = shape.layers if layers is None else layers
+    on_event(Started(READING, count, "layers"))
     weights = Weights(base, place, device.dtype)
     embedding = weights("model.embed_tokens", shape.vocabulary, shape.hidden)
     head = embedding if shape.tied else weights("lm_head", shape.vocabulary, shape.hidden)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import partial
 
 import torch
 
@@ -35,7 +36,7 @@ def open_fast(
     on_event: OnEvent = ignore,
 ) -> FastEngine:
     """The model on the device; ``layers`` reads only the first so many. Raises BadModel, torch.OutOfMemoryError."""
-    cuda = device.kind == "cuda"
-    with rehearsal(base, device, rank=rank, alpha=alpha, dropout=dropout, targets=targets) if cuda else nullcontext():
+    engine_of = partial(FastEngine, base, device=device, rank=rank, alpha=alpha, dropout=dropout, targets=targets, memory=memory)
+    with rehearsal(base, device, engine_of) if device.kind == "cuda" else nullcontext():
         frozen = load_frozen(base, device, layers, on_event)
-    return FastEngine(base, frozen, device, rank=rank, alpha=alpha, dropout=dropout, targets=targets, plan=plan, memory=memory)
+    return engine_of(frozen, plan=plan)

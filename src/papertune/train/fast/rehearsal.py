@@ -1,12 +1,12 @@
 """Kernels are compiled in threads while the base model is read: some thirty, of 0.2 to 0.9 seconds each, the first time a model is trained.
 
 The engine itself goes through its passes, on a single layer of tensors on torch's meta device: these have a shape, a type and no numbers.
-Nothing is computed, and an op that would launch a kernel compiles it (``kernels.fused``). So what is compiled is what will be launched.
+Nothing is computed, and an op that would launch a kernel compiles it (``kernels.launching``). So what is compiled is what will be launched.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -28,16 +28,15 @@ _PLANS = (Plan(), Plan(attention=1), Plan(keep=1), *2 * (Plan(dequantised=1),)) 
 
 
 @contextmanager
-def rehearsal(base: Base, device: Device, *, rank: int, alpha: float, dropout: float, targets: tuple[str, ...]) -> Iterator[None]:
-    """Compiles what training this model on this GPU needs beside what is done inside, and ends when both have."""
+def rehearsal(base: Base, device: Device, engine_of: Callable[[Frozen], FastEngine]) -> Iterator[None]:
+    """Compiles what this engine for this model on this GPU needs beside what is done inside, and ends when both have."""
 
     def compile_all() -> None:
-        from papertune.kernels import fused
+        from papertune.kernels.launching import compiling
 
         torch.cuda.set_device(place)  # each thread has its own
-        engine = FastEngine(base, without_numbers(base, device), device, rank=rank, alpha=alpha, dropout=dropout, targets=targets)
-        with fused.compiling(place):
-            go_through(engine)
+        with compiling(place):
+            go_through(engine_of(without_numbers(base, device)))
 
     place = device.place
     with ThreadPoolExecutor(1) as pool:
