@@ -51,6 +51,8 @@ PLANS = {
     "attention": Plan(keep=1, attention=1),
     "attention, in parts": Plan(attention=2, mlp_rows=16),
     "weights stay": Plan(keep=1, dequantised=2),
+    "weights streamed": Plan(keep=1, offload=1, dequantised=1, streamed=2),
+    "weights streamed, run again": Plan(streamed=2),
     "in parts": Plan(mlp_rows=16, loss_rows=7),
     "long": Plan(park_inputs=True, head_groups=2, mlp_rows=50, host_embedding=True),
 }
@@ -335,8 +337,27 @@ def test_a_plan_fits_what_is_free_and_keeps_as_much_as_that_allows() -> None:
     assert choose(size, step, free=5 << 29, host_free=1 << 30, link=quick).offload == 0
 
 
-def test_weights_that_stay_dequantised_follow_the_optimiser(model: Base) -> None:
-    engine, other = fast_engine(model, Plan(keep=1, dequantised=2)), fast_engine(model)
+def test_weights_are_streamed_where_the_link_is_quick_enough_and_memory_is_there_on_both_sides() -> None:
+    mistral = Shape(32, 4096, 14336, 32, 8, 128, 32000, 1e-5, 1e4, 0, False)
+    size, step, quick = Sizes(mistral, 2, (48, 16, 32, 16)), Work(2048, 2044, 4), Link(48e12, 50e9)
+    much, layer = 1 << 40, size.layer_on_host
+    activations = size.on_host(Plan(offload=30), 2048)
+    assert choose(size, step, free=5 << 29, host_free=much, link=quick) == Plan(keep=2, offload=30, dequantised=2, streamed=30)
+    assert choose(size, step, free=5 << 28, host_free=much, link=quick).streamed == 0
+    assert choose(size, step, free=5 << 29, host_free=much, link=Link(48e12, 24e9)).streamed == 0
+    some = choose(size, step, free=5 << 29, host_free=activations + layer * 12, link=quick)
+    assert some.streamed in (11, 12)
+    for gib in (1.5, 2, 2.5, 3, 5):
+        for host in (2, 8, 16, 32):
+            plan = choose(size, step, free=int(gib * 2**30), host_free=host << 30, link=quick)
+            assert size.peak(plan, step) <= gib * 2**30
+            assert size.on_host(plan, 2048) <= host << 30
+            assert plan.dequantised + plan.streamed <= 32
+
+
+@pytest.mark.parametrize("plan", [Plan(keep=1, dequantised=2), Plan(keep=1, streamed=2), Plan(dequantised=1, streamed=2)], ids=str)
+def test_weights_that_stay_dequantised_follow_the_optimiser(plan: Plan, model: Base) -> None:
+    engine, other = fast_engine(model, plan), fast_engine(model)
     for number in (3, 4):
         for one in (engine, other):
             one.load_adapter(adapter_for(one, number))

@@ -25,7 +25,7 @@ from papertune.kernels.nf4 import NF4
 from papertune.train.batches import TokenSequence
 from papertune.train.fast import engine as fast
 from papertune.train.fast.flat import GROUPS, sizes
-from papertune.train.fast.host import AHEAD, Parked
+from papertune.train.fast.host import AHEAD, Host, Parked
 from papertune.train.fast.memory import Sizes, Work
 from papertune.train.fast.plan import Plan
 from papertune.train.fast.shape import shape_of
@@ -49,6 +49,10 @@ PLANS = {
     "attention, in parts": Plan(attention=2, mlp_rows=1024, head_groups=4, dequantised=1),
     "weights stay": Plan(keep=1, offload=2, dequantised=LAYERS),
     "some weights stay": Plan(keep=2, dequantised=2),
+    "weights streamed": Plan(keep=2, offload=3, streamed=4),
+    "weights streamed, all kept": Plan(keep=LAYERS, streamed=LAYERS),
+    "weights streamed, all run again": Plan(dequantised=1, streamed=4),
+    "weights streamed, MLP run again": Plan(keep=1, attention=4, dequantised=1, streamed=4),
     "parked": Plan(park_inputs=True, loss_rows=256, hold_weights=False),
     "lean": Plan(park_inputs=True, mlp_rows=1024, loss_rows=256, head_groups=4, hold_weights=False),
 }
@@ -87,12 +91,13 @@ class Made(TorchDispatchMode):
         return made
 
 
-class Link:
-    """``fast.Host`` without a GPU: a parked tensor is held until the next layer but ``AHEAD`` has ended, one called back is made anew."""
+class Link(Host):
+    """Without a GPU: a parked tensor is held until the next layer but ``AHEAD`` has ended, one called back is made anew."""
 
-    def __init__(self, _device: torch.device) -> None:
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(device)
         self._held: list[Tensor] = []
-        self._leaving: deque[list[Tensor]] = deque()
+        self._gone: deque[list[Tensor]] = deque()
 
     def park(self, _slot: str, tensor: Tensor) -> Parked:
         self._held.append(tensor)
@@ -100,23 +105,20 @@ class Link:
 
     def end_layer(self) -> None:
         if self._held:
-            self._leaving.append(self._held)
+            self._gone.append(self._held)
             self._held = []
-            while len(self._leaving) > AHEAD:
-                self._leaving.popleft()
+            while len(self._gone) > AHEAD:
+                self._gone.popleft()
 
     def end_forward(self) -> None:
-        self._leaving.clear()
+        self._gone.clear()
+
+    def keep(self, tensor: Tensor) -> Parked:
+        return Parked(torch.empty(tensor.shape, dtype=tensor.dtype))
 
     def call(self, parked: list[Parked]) -> None:
         for one in parked:
             one.device = torch.empty_like(one.host, device="meta")
-
-    def bring(self, parked: Parked) -> Tensor:
-        return torch.empty_like(parked.host, device="meta")
-
-    def wait(self) -> None:
-        pass
 
 
 def stand_in(patch: pytest.MonkeyPatch, *, ordered: bool) -> None:

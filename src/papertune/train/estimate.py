@@ -23,6 +23,7 @@ from papertune.events import OnEvent, Started, Unit
 from papertune.train.batches import Sequences, TokenSequence
 from papertune.train.checkpoint import KEEP, LoopState
 from papertune.train.engines import Lora, open_engine, optimizer_of, set_new_adapter
+from papertune.train.fast.budget import Foreseen
 from papertune.train.fast.engine import FastEngine
 from papertune.train.fast.memory import Work
 from papertune.train.fast.plan import Plan, words
@@ -62,7 +63,7 @@ class _Measured:
     reading: float
     sample: float
     lora: int
-    foresee: Callable[[int, int, Work], tuple[Plan, int]] | None
+    foresee: Callable[[int, int, Work], Foreseen] | None
 
 
 def estimate(
@@ -97,13 +98,14 @@ def estimate(
         return of(few) + max(0.0, (of(more) - of(few)) / (more.layers - few.layers)) * (layers - few.layers)
 
     weights = at_depth(lambda m: m.lora)
-    peak, plan = at_depth(lambda m: m.peak), None
+    peak, plan, pinned = at_depth(lambda m: m.peak), None, 0
     seconds = at_depth(lambda m: m.seconds["recompute"])
     if more.foresee is not None:
         tokens = sum(len(item.ids) for item in longest)
         work = Work(tokens, sum(item.targets for item in longest), len(longest))
-        plan, peak = more.foresee(whole, int(at_depth(lambda m: m.resident)), work)
-        fates = {"attention": plan.attention, "keep": plan.keep, "offload": plan.offload, "dequantised": plan.dequantised}
+        foreseen = more.foresee(whole, int(at_depth(lambda m: m.resident)), work)
+        plan, peak, pinned = foreseen.plan, foreseen.peak, foreseen.pinned
+        fates = {"attention": plan.attention, "keep": plan.keep, "offload": plan.offload, "dequantised": plan.dequantised, "streamed": plan.streamed}
         for fate, layers in fates.items():  # instead of so many layers recomputed
             for kind, sign in ((fate, 1), ("recompute", -1)):
                 seconds += sign * (at_depth(_seconds_of(kind), layers) - at_depth(_seconds_of(kind), 0))
@@ -114,7 +116,7 @@ def estimate(
     cuda = device.kind == "cuda"
     return Estimate(
         gpu=int(peak * (1 + ROUNDING[engine])) if cuda else 0,
-        host=here if cuda else int(peak),
+        host=here + pinned if cuda else int(peak),
         # A checkpoint holds float32 weights and two 8-bit moments; one more is written before the oldest goes, and final and best have the weights.
         disk=int(weights * (4 + 2) * (KEEP + 1) + 2 * weights * 4),
         seconds=data.tokens / len(data) * schedule.total / tokens_per_second + validation,
@@ -189,7 +191,7 @@ def _measure(
     take_step(engine, optimizer, longest, schedule)
     peak = torch.cuda.max_memory_allocated() if cuda else engine.peak_memory()
     plans = {"recompute": Plan(), "attention": Plan(attention=layers), "keep": Plan(keep=layers), "offload": Plan(offload=layers)}
-    plans["dequantised"] = Plan(dequantised=layers)
+    plans |= {"dequantised": Plan(dequantised=layers), "streamed": Plan(streamed=layers)}
     seconds = {}
     for fate in plans if isinstance(engine, FastEngine) and cuda else ("recompute",):
         if isinstance(engine, FastEngine):

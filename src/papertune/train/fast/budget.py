@@ -1,7 +1,8 @@
 """The fastest plan for a micro-batch that fits the memory there is.
 
 Time is compared, not predicted: a recomputed layer costs its forward pass once more, one of which attention is kept that of its MLP; an
-offloaded one costs what the link to the host takes longer than the layer computes.
+offloaded one costs what the link to the host takes longer than the layer computes. A layer whose weights are streamed, or stay, need not be
+dequantised twice.
 """
 
 from __future__ import annotations
@@ -26,6 +27,15 @@ HOST_SHARE = 0.5  # of the free host memory that may be pinned
 
 
 @dataclass(frozen=True, slots=True)
+class Foreseen:
+    """Bytes: ``peak`` on the card, ``pinned`` in host memory."""
+
+    plan: Plan
+    peak: int
+    pinned: int
+
+
+@dataclass(frozen=True, slots=True)
 class Link:
     """What this machine does in a second: ``rate`` operations of a matrix product, ``host`` bytes between card and pinned host memory."""
 
@@ -37,13 +47,15 @@ def choose(size: Sizes, work: Work, *, free: int, host_free: int, link: Link) ->
     """The fastest plan whose peak fits ``free`` bytes of the card and ``host_free`` of host memory; the leanest one if none fits."""
     layers, room, costs = size.shape.layers, free * (1 - SPARE), _costs(size, work, link)
     for hold in (True, False):
-        plans = _fitting(Plan(hold_weights=hold), size, work, room, offload=size.offloaded(work.tokens) * layers <= host_free)
+        plans = _fitting(Plan(hold_weights=hold), size, work, room, offload=size.on_host(Plan(offload=layers), work.tokens) <= host_free)
         if plans:
             best = min(plans, key=lambda plan: sum(costs[plan.fate(i, layers)] for i in range(layers)))
             if best.offload and not costs[Fate.OFFLOAD]:  # keeping more than hides the last copies gains nothing then
                 kept = min(best.keep, KEPT)
                 best = replace(best, keep=kept, offload=layers - kept)
-            return _filled(best, size, work, room)
+            streaming = _streaming(best, size, work, host_free, link)
+            filled = [_filled(plan, size, work, room) for plan in (best, streaming) if size.peak(plan, work) <= room]
+            return max(filled, key=lambda plan: plan.dequantised + plan.streamed)
     plans = [Plan(loss_rows=256, hold_weights=False)]
     leaner = Plan(park_inputs=True, loss_rows=256, hold_weights=False)
     plans += [replace(leaner, mlp_rows=rows, head_groups=groups) for rows in (0, 1024) for groups in (1, groups_of(size.shape))]
@@ -54,15 +66,14 @@ def choose(size: Sizes, work: Work, *, free: int, host_free: int, link: Link) ->
 
 def _costs(size: Sizes, work: Work, link: Link) -> dict[Fate, float]:
     """Seconds that a layer's fate costs: of matrix products and attention done again, or of what a link to the host takes longer than they do."""
-    weights = {name: rows * columns for name, (rows, columns) in sizes(size.shape).items()}
-    product = 2 * work.tokens / link.rate
-    mlp = product * (weights["gate_proj"] + weights["up_proj"])
-    attention = ATTENTION * 2 * size.shape.queries * work.tokens**2 / work.documents / link.rate
-    forward = product * sum(weights.values())
-    again = forward - product * weights["down_proj"] + attention
+    s, product = size.shape, 2 * work.tokens / link.rate
+    matrix = product * s.inner * s.hidden  # each of the MLP's three
+    attention = ATTENTION * product * s.queries * work.tokens / work.documents
+    forward = _product(size, work, link)
+    again = forward - matrix + attention
     moved = size.offloaded(work.tokens) / link.host
     late = max(0.0, moved - forward) + max(0.0, moved - 2 * forward)
-    return {Fate.KEEP: 0.0, Fate.OFFLOAD: late, Fate.ATTENTION: mlp, Fate.RECOMPUTE: again}
+    return {Fate.KEEP: 0.0, Fate.OFFLOAD: late, Fate.ATTENTION: 2 * matrix, Fate.RECOMPUTE: again}
 
 
 def _fitting(lean: Plan, size: Sizes, work: Work, room: float, *, offload: bool) -> list[Plan]:
@@ -89,10 +100,27 @@ def _fitting(lean: Plan, size: Sizes, work: Work, room: float, *, offload: bool)
 
 def _filled(plan: Plan, size: Sizes, work: Work, room: float) -> Plan:
     """The plan with as many layers' weights dequantised for good as there is memory left for."""
-    everything = replace(plan, dequantised=size.shape.layers)
+    layers = size.shape.layers
+    everything = replace(plan, dequantised=layers, streamed=0)
     if size.peak(everything, work) <= room:
         return everything
-    return replace(plan, dequantised=max(0, int(room - size.peak(plan, work)) // size.layer))
+    dequantised = max(0, int(room - size.peak(plan, work)) // size.layer)
+    return replace(plan, dequantised=dequantised, streamed=min(plan.streamed, layers - dequantised))
+
+
+def _streaming(plan: Plan, size: Sizes, work: Work, host_free: int, link: Link) -> Plan:
+    """The plan with the weights of as many layers streamed as there is host memory for, all but the first, which would be waited for; none
+    where the link takes longer than the products, in the backward pass for a layer's activations too."""
+    coming = size.layer + (size.offloaded(work.tokens) if plan.offload else 0)
+    if coming / link.host > _product(size, work, link):
+        return plan
+    count = (host_free - size.on_host(plan, work.tokens)) // size.layer_on_host
+    return replace(plan, streamed=max(0, min(count, size.shape.layers - 1)))
+
+
+def _product(size: Sizes, work: Work, link: Link) -> float:
+    """Seconds that a layer's matrix products take, one way."""
+    return 2 * work.tokens / link.rate * sum(rows * columns for rows, columns in sizes(size.shape).values())
 
 
 class Budget:
@@ -136,18 +164,18 @@ class Budget:
                 return plan
         return failed
 
-    def foresee(self, layers: int, resident: int, work: Work) -> tuple[Plan, int]:
-        """Plan and peak in bytes of a model with so many such layers that takes ``resident`` bytes before its first token; see ``plan``."""
+    def foresee(self, layers: int, resident: int, work: Work) -> Foreseen:
+        """Of a model with so many such layers that takes ``resident`` bytes before its first token; see ``plan``."""
         size = replace(self._size, shape=replace(self._size.shape, layers=layers))
         if self._device.type != "cuda":
-            return Plan(keep=layers), resident
+            return Foreseen(Plan(keep=layers), resident, 0)
         free = max(0, self._free() - self.held + torch.cuda.memory_allocated(self._device) - resident)
         fitting = min(work.tokens, capacity(size, free=free))
         part = Work(fitting, min(work.positions, fitting), work.documents)
         self.plan(part)  # measures link and host, if nobody has yet
         assert self._link is not None
         plan = choose(size, part, free=free, host_free=self._host, link=self._link)
-        return plan, resident + size.peak(plan, part)
+        return Foreseen(plan, resident + size.peak(plan, part), size.on_host(plan, part.tokens))
 
     def capacity(self) -> int:
         """Tokens that a micro-batch may have."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
@@ -120,6 +121,8 @@ class FastEngine:
             groups = [Group(weights, self.lora.groups[i][j], _salt(i, j), device.dtype) for j, weights in enumerate(layer.groups)]
             self._layers.append(Layer(self.shape, layer.norm1, layer.norm2, groups, dropout))
         self._host = Host(self._place)
+        self._weights: list[list[Parked]] = [[] for _ in self._layers]  # of each layer, dequantised in host memory, once they were asked for
+        self._first_streamed = len(self._layers)
         columns = [group.columns for group in groups]  # the same in every layer
         self.budget = Budget(self.shape, columns, self._head.element_size(), self._place, memory, dropout=dropout > 0)
         self.fixed = plan  # for every micro-batch, if not None
@@ -235,16 +238,37 @@ class FastEngine:
             return self._embedding[packed.ids]
         return self._embedding[packed.ids.cpu()].pin_memory().to(packed.ids.device, non_blocking=True)
 
-    def _stay(self, dequantised: int) -> None:
-        """The first so many layers' weights stay dequantised; their LoRA weights are made those of now."""
-        for layer in self._layers[dequantised:]:
+    def _stay(self, dequantised: int, streamed: int = 0) -> None:
+        """The first so many layers' weights stay dequantised, their LoRA weights made those of now; those of the last ``streamed`` are in host
+        memory, and none of them on the device."""
+        layers = self._layers
+        for layer in layers[dequantised:]:
             layer.stay(False)
-        for layer in self._layers[:dequantised]:
+        for layer in layers[:dequantised]:
             layer.stay(True)
-        self.budget.hold(min(dequantised, len(self._layers)))
+        self.budget.hold(min(dequantised, len(layers)))
+        self._first_streamed = max(dequantised, len(layers) - streamed)
+        self._host.wait()  # for what a pass that ended early had called
+        for parked in chain.from_iterable(self._weights):
+            parked.device = None
+        for i in range(self._first_streamed, len(layers)):
+            if not self._weights[i]:
+                self._weights[i] = [self._host.keep(group.weights()) for group in layers[i].groups]
+
+    def _streamed(self, i: int) -> list[Parked]:
+        return self._weights[i] if i >= self._first_streamed else []
+
+    def _lend(self, i: int) -> None:
+        """Layer i uses the weights that came for it."""
+        if arrived := [parked.take() for parked in self._streamed(i) if parked.device is not None]:
+            self._layers[i].lend(arrived)
+
+    def _return(self, i: int) -> None:
+        if i >= self._first_streamed:
+            self._layers[i].stay(False)
 
     def _pass(self, packed: Packed, scale: float) -> Tensor:
-        self._stay(self.plan.dequantised)
+        self._stay(self.plan.dequantised, self.plan.streamed)
         x, saved = self._forward(packed)
         loss, dx = self._loss(x, packed, scale)
         del x
@@ -252,9 +276,12 @@ class FastEngine:
         return loss
 
     def _forward(self, packed: Packed) -> tuple[Tensor, list[_Left]]:
+        """The last layer is left with the weights that were streamed for it: its backward pass is next."""
         x, saved, host = self._embed(packed), [], self._host
-        for i, layer in enumerate(self._layers):
-            left = _Left(self.plan.fate(i, len(self._layers)))
+        last = len(self._layers) - 1
+        for i in host.ahead(range(last + 1), self._streamed):
+            self._lend(i)
+            layer, left = self._layers[i], _Left(self.plan.fate(i, len(self._layers)))
             if left.fate is Fate.RECOMPUTE:
                 if self.plan.park_inputs:
                     left.x_parked = host.park(f"{i}.x", x)
@@ -266,21 +293,26 @@ class FastEngine:
                 if left.fate is Fate.OFFLOAD:
                     assert left.saved is not None
                     left.parked = {name: host.park(f"{i}.{name}", left.saved.take(name)) for name in _PARKED}
+            if i < last:
+                self._return(i)
             host.end_layer()
             saved.append(left)
         host.end_forward()
         return x, saved
 
     def _backward(self, dx: Tensor, saved: list[_Left], packed: Packed) -> None:
-        self._host.call(saved[-1].arrivals())
-        for layer in reversed(self._layers):
-            left = saved.pop()
-            self._host.wait()
-            if saved:
-                self._host.call(saved[-1].arrivals())
+        last = len(self._layers) - 1
+
+        def needs(i: int) -> list[Parked]:
+            return saved[i].arrivals() + (self._streamed(i) if i < last else [])
+
+        for i in self._host.ahead(range(last, -1, -1), needs):
+            self._lend(i)
+            layer, left = self._layers[i], saved.pop()
             restored, parked = self._restored(left, layer, packed), left.x_parked
             bring = None if parked is None else partial(self._host.bring, parked)
             dx = layer.backward(dx, restored, packed, self.plan, bring)
+            self._return(i)
 
     def _restored(self, left: _Left, layer: Layer, packed: Packed) -> Saved:
         """All that a layer's backward pass reads, brought back or made again; without x where that is parked."""
@@ -295,8 +327,7 @@ class FastEngine:
             return saved
         assert left.saved is not None
         for name, parked in left.parked.items():
-            setattr(left.saved, name, parked.device)
-        left.parked.clear()
+            setattr(left.saved, name, parked.take())
         return left.saved
 
     def _loss(self, x: Tensor, packed: Packed, scale: float) -> tuple[Tensor, Tensor]:

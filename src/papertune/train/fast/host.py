@@ -1,8 +1,9 @@
-"""Activations parked in pinned host memory between the forward and the backward pass, moved beside the computation on a stream of its own.
+"""Tensors in pinned host memory, moved beside the computation on two streams, one each way: activations that are parked there between the
+forward and the backward pass, and weights that are kept there for good.
 
-Forward: ``park`` copies a tensor out after the work that makes it; its device memory must not be used again before the copy is done, so the
-tensor is held until its event has passed, and at most ``AHEAD`` layers of such tensors are held (the host waits for the oldest). Backward:
-``call`` begins to bring tensors back while the layer above computes; ``wait`` makes the computing stream wait for them.
+Out: ``park`` copies a tensor after the work that makes it; its device memory must not be used again before the copy is done, so the
+tensor is held until its event has passed, and at most ``AHEAD`` layers of such tensors are held (the host waits for the oldest). Back:
+``call`` begins to bring tensors while a layer computes; ``wait`` makes the computing stream wait for them. ``ahead`` does both, layer by layer.
 
 Holding tensors by events and not by ``Tensor.record_stream``: the allocator cannot reuse recorded memory until it happens to ask, and with
 it reserved memory grew from 5.4 to 13.5 GiB in a 7B model.
@@ -13,6 +14,7 @@ Without a GPU a parked tensor is simply kept.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,17 +25,24 @@ AHEAD = 1  # layers whose copies may be under way
 
 @dataclass(slots=True)
 class Parked:
-    """``host`` holds the numbers; ``device`` is there once it was called back."""
+    """``host`` holds the numbers; ``device`` is there from when it is called back until it is taken."""
 
     host: Tensor
     device: Tensor | None = None
+
+    def take(self) -> Tensor:
+        """What came back, which is then no longer held here."""
+        tensor, self.device = self.device, None
+        assert tensor is not None
+        return tensor
 
 
 class Host:
     """Parks tensors by slot: a slot's pinned memory is used again by every step."""
 
     def __init__(self, device: torch.device) -> None:
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        cuda = device.type == "cuda"
+        self._outward, self._back = (torch.cuda.Stream(device) if cuda else None for _ in range(2))  # type: ignore[no-untyped-call]
         self._device = device
         self._pinned: dict[str, Tensor] = {}
         self._held: list[Tensor] = []
@@ -41,24 +50,30 @@ class Host:
 
     def park(self, slot: str, tensor: Tensor) -> Parked:
         """``slot`` names the memory: one tensor at a time may be parked in it."""
-        if self._stream is None:
-            return Parked(tensor, tensor)
+        if self._outward is None:
+            return Parked(tensor)
         host = self._pinned.get(slot)
         if host is None or host.numel() < tensor.numel():
             host = self._pinned[slot] = torch.empty(tensor.numel(), dtype=tensor.dtype, pin_memory=True)
         host = host[: tensor.numel()].view(tensor.shape)
         self._held.append(tensor)
-        self._stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._stream):
+        self._outward.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._outward):
             host.copy_(tensor, non_blocking=True)
         return Parked(host)
 
+    def keep(self, tensor: Tensor) -> Parked:
+        """A copy for good."""
+        if self._outward is None:
+            return Parked(tensor)
+        return Parked(torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor))
+
     def end_layer(self) -> None:
         """Bounds what is held: waits for the copies of the layer before last."""
-        if self._stream is None or not self._held:
+        if self._outward is None or not self._held:
             return
         event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record(self._stream)
+        event.record(self._outward)
         self._leaving.append((event, self._held))
         self._held = []
         while len(self._leaving) > AHEAD:
@@ -71,12 +86,12 @@ class Host:
 
     def call(self, parked: list[Parked]) -> None:
         """Begins to bring these back."""
-        if self._stream is None or not parked:
-            return
         for one in parked:
-            one.device = torch.empty(one.host.shape, dtype=one.host.dtype, device=self._device)
-        self._stream.wait_stream(torch.cuda.current_stream())  # the new tensors' memory may still be in use by earlier work
-        with torch.cuda.stream(self._stream):
+            one.device = one.host if self._back is None else torch.empty(one.host.shape, dtype=one.host.dtype, device=self._device)
+        if self._back is None or not parked:
+            return
+        self._back.wait_stream(torch.cuda.current_stream())  # the new tensors' memory may still be in use by earlier work
+        with torch.cuda.stream(self._back):
             for one in parked:
                 assert one.device is not None
                 one.device.copy_(one.host, non_blocking=True)
@@ -85,13 +100,23 @@ class Host:
         """Brings one back at once. It stays parked too: what is returned is the only copy on the device."""
         self.call([parked])
         self.wait()
-        tensor = parked.device
-        assert tensor is not None
-        if self._stream is not None:
-            parked.device = None
-        return tensor
+        return parked.take()
 
     def wait(self) -> None:
         """What was called back may be used from here on."""
-        if self._stream is not None:
-            torch.cuda.current_stream().wait_stream(self._stream)
+        if self._back is not None:
+            torch.cuda.current_stream().wait_stream(self._back)
+
+    def ahead(self, order: Sequence[int], needs: Callable[[int], list[Parked]]) -> Iterator[int]:
+        """``order``, of which each comes when what it ``needs`` is back and that of the next is on its way. The first is called at once."""
+        first = needs(order[0])
+        self.call(first)
+        return self._ahead(order, needs, first)
+
+    def _ahead(self, order: Sequence[int], needs: Callable[[int], list[Parked]], called: list[Parked]) -> Iterator[int]:
+        for place, i in enumerate(order):
+            if called:
+                self.wait()
+            called = needs(order[place + 1]) if place + 1 < len(order) else []
+            self.call(called)
+            yield i

@@ -11,7 +11,7 @@ a group's gradient asks for its input (a norm's or SwiGLU's output), the backwar
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -88,12 +88,18 @@ class Layer:
 
     def __init__(self, shape: Shape, norm1: Tensor, norm2: Tensor, groups: list[Group], dropout: float) -> None:
         self._shape, self._norm1, self._norm2, self._share = shape, norm1, norm2, dropout
+        self.groups = groups
         self._qkv, self._out, self._gate_up, self._down = groups
 
     def stay(self, on: bool) -> None:
         """See ``Group.stay``."""
-        for group in (self._qkv, self._out, self._gate_up, self._down):
+        for group in self.groups:
             group.stay(on)
+
+    def lend(self, weights: Iterable[Tensor]) -> None:
+        """See ``Group.lend``; those of all groups, in order."""
+        for group, lent in zip(self.groups, weights, strict=True):
+            group.lend(lent)
 
     @property
     def spare(self) -> int:

@@ -29,7 +29,8 @@ class Sizes:
 
     ``multiprocessors`` of the card matter where torch is asked for deterministic algorithms (else 0): then flash attention's backward pass
     sums the queries' gradient in several copies, as many as give each multiprocessor work, and adds these up in order. ``dropout``: whether
-    the projections' inputs are copied to have some of their numbers dropped. ``lasting``: whether all weights stay dequantised.
+    the projections' inputs are copied to have some of their numbers dropped. ``lasting``: whether no weights come and go, since they stay
+    dequantised or are counted elsewhere.
     """
 
     shape: Shape
@@ -51,6 +52,19 @@ class Sizes:
         if self.lasting:
             return [0] * len(GROUPS)
         return [(sum(size[n][0] for n in names) + u) * (size[names[0]][1] + u) * self.bytes for names, u in zip(GROUPS, self.u, strict=True)]
+
+    @property
+    def layer_on_host(self) -> int:
+        """Bytes of a layer's dequantised weights in pinned memory."""
+        return sum(map(_pinned, replace(self, lasting=False).weights))
+
+    def on_host(self, plan: Plan, tokens: int) -> int:
+        """Bytes of pinned host memory that a plan asks for."""
+        s, n = self.shape, self.shape.layers
+        again = max(0, n - plan.keep - plan.offload - plan.attention) if plan.park_inputs else 0
+        parked = [s.hidden, s.hidden, self._qkv, s.queries, self._wide]
+        offloaded = plan.offload * sum(_pinned(self.bytes * tokens * columns) for columns in parked)
+        return offloaded + again * _pinned(self.bytes * tokens * s.hidden) + plan.streamed * self.layer_on_host
 
     def kept(self, tokens: int) -> int:
         """Bytes of a kept layer."""
@@ -84,8 +98,11 @@ class Sizes:
         """Bytes above what is resident: the largest of the moments below, each the tensors that are alive then."""
         s, n, tokens = self.shape, self.shape.layers, work.tokens
         if plan.dequantised:
-            rest = replace(self, lasting=plan.dequantised >= n).peak(replace(plan, dequantised=0), work)
+            rest = replace(self, lasting=self.lasting or plan.dequantised >= n).peak(replace(plan, dequantised=0), work)
             return min(plan.dequantised, n) * self.layer + rest
+        if plan.streamed and not self.lasting:  # where they are streamed, and in the layers before
+            return max(replace(self, lasting=True).peak(plan, work), self.peak(replace(plan, streamed=0), work))
+        one, two = (min(count, plan.streamed) * self.layer for count in (1, 2))  # layers whose weights have come: that at work, and the next
         row = self.bytes * tokens
         keep = min(plan.keep, n)
         offload = min(plan.offload, n - keep)
@@ -95,16 +112,18 @@ class Sizes:
         inputs = 0 if plan.park_inputs else again * row * s.hidden
         waiting = offload * self.small(tokens) + inputs + attention * self.attended(tokens)
         passing = 2 * row * s.hidden if plan.park_inputs else 0  # inputs on their way to the host
-        moments = [waiting + keep * kept + self._loss(plan, work)]
+        moments = [waiting + keep * kept + self._loss(plan, work) + one]
         if again:
             passing += self.small(tokens) + max(self._attention(tokens), self._mlp(tokens, plan.rows(tokens)))
-            first = offload * self.small(tokens) + inputs
+            first = offload * self.small(tokens) + inputs + two
             moments += [first + passing, first + self._again(plan, work)]
         if attention:
-            moments += [waiting + self._mlp(tokens, plan.rows(tokens)), waiting + self._mlp_again(plan, work)]
+            moments += [waiting + two + self._mlp(tokens, plan.rows(tokens)), waiting + two + self._mlp_again(plan, work)]
         if keep or offload:  # at most two offloaded layers are on the card at a time, the last of them until the kept ones are made
-            forward = max(keep * kept + min(offload, 1) * offloaded, min(offload, 2) * offloaded)
-            backward = max(keep * kept + (offloaded if keep == 1 and offload else 0), min(offload, 2) * offloaded)
+            made = [(keep, min(offload, 1), one), (0, min(offload, 2), two)]
+            made += [(keep - 1, min(offload, 1), two)] if keep else []
+            forward = max(layers * kept + leaving * offloaded + lent for layers, leaving, lent in made)
+            backward = max(keep * kept + (offloaded if keep == 1 and offload else 0), min(offload, 2) * offloaded) + two
             moments += [waiting + forward + self._keeping(tokens), waiting + backward + self._backward(work)]
         return tokens * (4 * s.head + 44) + max(moments)  # angles, and what ``Packed`` has in integers
 
@@ -196,3 +215,8 @@ class Sizes:
     def _dropped(self, columns: int) -> int:
         """The copy of a projection's input with some of its numbers dropped."""
         return columns if self.dropout else 0
+
+
+def _pinned(size: int) -> int:
+    """Bytes that torch pins for so many: a power of two."""
+    return 1 << (size - 1).bit_length()

@@ -33,7 +33,8 @@ class Plan:
     pass through a recomputed layer's MLP at a time (0: all); ``head_groups`` cuts the backward pass of attention; ``loss_rows`` is how many
     positions have logits at a time; ``host_embedding`` leaves the embedding table in host memory. With ``hold_weights`` a recomputed layer's
     dequantised weights are held until its backward pass has used them, else dequantised twice. And what to do with memory that is left: the
-    weights of the first ``dequantised`` layers stay so, from one micro-batch to the next.
+    weights of the first ``dequantised`` layers stay so, from one micro-batch to the next; those of the last ``streamed`` come, dequantised once
+    and for all, from host memory while the layer before computes.
     """
 
     keep: int = 0
@@ -46,6 +47,7 @@ class Plan:
     host_embedding: bool = False
     hold_weights: bool = True
     dequantised: int = 0
+    streamed: int = 0
 
     def rows(self, tokens: int) -> int:
         """``mlp_rows`` for so many tokens: 0 where they are no more."""
@@ -72,4 +74,6 @@ def words(plan: Plan, layers: int) -> str:
         parts.append(f"with {' and '.join(saving)}")
     if plan.dequantised:
         parts.append(f"has {min(plan.dequantised, layers)} dequantised throughout")
+    if plan.streamed:
+        parts.append(f"has {plan.streamed} dequantised in host memory")
     return ", ".join(parts)

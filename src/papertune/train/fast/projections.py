@@ -85,7 +85,12 @@ class Group:
         elif self._lasting is None:
             self._lasting = self.weights()
         else:
-            ops.renew(self._lora.a, self._lora.b, self._lora.places, self._lasting)
+            self.lend(self._lasting)
+
+    def lend(self, weights: Tensor) -> None:
+        """These are what ``weights`` once gave, and are to be given until ``stay`` says otherwise; A and B in them are made those of now."""
+        ops.renew(self._lora.a, self._lora.b, self._lora.places, weights)
+        self._lasting = weights
 
     def weights(self) -> Tensor:
         """[[W, B], [A, ·]] (N + R, K + R): W dequantised, A and B as they are now, or were at the last ``stay``."""
