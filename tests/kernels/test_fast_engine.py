@@ -20,7 +20,7 @@ from papertune.config import SEVEN_PROJECTIONS
 from papertune.errors import BadModel
 from papertune.tokenizer import SENTENCEPIECE
 from papertune.train.batches import TokenSequence
-from papertune.train.fast.budget import Budget, Link, choose, cut
+from papertune.train.fast.budget import Budget, Link, Pinned, choose, cut
 from papertune.train.fast.engine import FastEngine, Frozen, load_frozen
 from papertune.train.fast.flat import sizes
 from papertune.train.fast.layer import Layer
@@ -51,8 +51,9 @@ PLANS = {
     "attention": Plan(keep=1, attention=1),
     "attention, in parts": Plan(attention=2, mlp_rows=16),
     "weights stay": Plan(keep=1, dequantised=2),
-    "weights streamed": Plan(keep=1, offload=1, dequantised=1, streamed=2),
-    "weights streamed, run again": Plan(streamed=2),
+    "weights streamed": Plan(keep=1, offload=1, stream_every=1),
+    "weights streamed, run again": Plan(dequantised=1, stream_every=1),
+    "one layer's weights streamed": Plan(keep=1, offload=2, stream_every=2),
     "in parts": Plan(mlp_rows=16, loss_rows=7),
     "long": Plan(park_inputs=True, head_groups=2, mlp_rows=50, host_embedding=True),
 }
@@ -332,7 +333,7 @@ def test_a_plan_fits_what_is_free_and_keeps_as_much_as_that_allows() -> None:
     step = Work(2048, 2044, 4)
     assert choose(size, step, free=100 << 30, host_free=0, link=quick) == Plan(keep=32, dequantised=32)
     assert choose(size, step, free=10 << 30, host_free=0, link=quick) == Plan(keep=32, dequantised=8)
-    assert choose(size, step, free=5 << 29, host_free=1 << 40, link=quick) == Plan(keep=2, offload=30, dequantised=3)
+    assert choose(size, step, free=5 << 29, host_free=8 << 30, link=quick) == Plan(keep=2, offload=30, dequantised=3)
     assert choose(size, step, free=5 << 29, host_free=1 << 40, link=slow).offload == 0
     assert choose(size, step, free=5 << 29, host_free=1 << 30, link=quick).offload == 0
 
@@ -342,20 +343,31 @@ def test_weights_are_streamed_where_the_link_is_quick_enough_and_memory_is_there
     size, step, quick = Sizes(mistral, 2, (48, 16, 32, 16)), Work(2048, 2044, 4), Link(48e12, 50e9)
     much, layer = 1 << 40, size.layer_on_host
     activations = size.on_host(Plan(offload=30), 2048)
-    assert choose(size, step, free=5 << 29, host_free=much, link=quick) == Plan(keep=2, offload=30, dequantised=2, streamed=30)
-    assert choose(size, step, free=5 << 28, host_free=much, link=quick).streamed == 0
-    assert choose(size, step, free=5 << 29, host_free=much, link=Link(48e12, 24e9)).streamed == 0
-    some = choose(size, step, free=5 << 29, host_free=activations + layer * 12, link=quick)
-    assert some.streamed in (11, 12)
-    for gib in (1.5, 2, 2.5, 3, 5):
-        for host in (2, 8, 16, 32):
-            plan = choose(size, step, free=int(gib * 2**30), host_free=host << 30, link=quick)
-            assert size.peak(plan, step) <= gib * 2**30
-            assert size.on_host(plan, 2048) <= host << 30
-            assert plan.dequantised + plan.streamed <= 32
+    assert choose(size, step, free=5 << 29, host_free=much, link=quick) == Plan(keep=2, offload=30, dequantised=2, stream_every=1)
+    assert choose(size, step, free=5 << 28, host_free=much, link=quick).stream_every == 0
+    assert choose(size, step, free=5 << 29, host_free=much, link=Link(48e12, 24e9)).stream_every == 2
+    assert choose(size, step, free=5 << 29, host_free=much, link=Link(48e12, 8e9)).stream_every == 0
+    assert choose(size, step, free=5 << 29, host_free=activations + layer * 12, link=quick).stream_every == 4
+    assert choose(size, step, free=5 << 29, host_free=activations + layer * 2, link=quick).stream_every == 0, "more can stay on the card"
 
 
-@pytest.mark.parametrize("plan", [Plan(keep=1, dequantised=2), Plan(keep=1, streamed=2), Plan(dequantised=1, streamed=2)], ids=str)
+def test_micro_batches_of_all_sizes_together_pin_no_more_than_there_is() -> None:
+    mistral = Shape(32, 4096, 14336, 32, 8, 128, 32000, 1e-5, 1e4, 0, False)
+    size, quick = Sizes(mistral, 2, (48, 16, 32, 16)), Link(48e12, 50e9)
+    for gib in (1.5, 2.5, 5):
+        for host in (2, 8, 14, 20, 32):
+            layers: set[int] = set()
+            activations = 0
+            for tokens in (256, 2048, 820, 4096, 512, 1500, 2048):
+                work, pinned = Work(tokens, tokens, 4), Pinned(len(layers), activations)
+                plan = choose(size, work, free=int(gib * 2**30), host_free=host << 30, link=quick, pinned=pinned)
+                assert size.peak(plan, work) <= gib * 2**30
+                layers.update(plan.streamed(32))
+                activations = max(activations, size.on_host(replace(plan, stream_every=0), tokens))
+                assert len(layers) * size.layer_on_host + activations <= host << 30
+
+
+@pytest.mark.parametrize("plan", [Plan(keep=1, dequantised=2), Plan(keep=1, stream_every=1), Plan(dequantised=1, stream_every=1)], ids=str)
 def test_weights_that_stay_dequantised_follow_the_optimiser(plan: Plan, model: Base) -> None:
     engine, other = fast_engine(model, plan), fast_engine(model)
     for number in (3, 4):

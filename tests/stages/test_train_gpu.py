@@ -75,7 +75,7 @@ def test_another_amount_of_free_memory_changes_no_bit(data: Path, tmp_path: Path
     model = wider_model(tmp_path / "model")
     run(settings(data, tmp_path / "out", model=str(model)))
     whole = losses(tmp_path / "out")
-    for plan in (Plan(), Plan(offload=2), Plan(keep=1, offload=1), Plan(keep=2), Plan(keep=1, offload=1, streamed=1)):
+    for plan in (Plan(), Plan(offload=2), Plan(keep=1, offload=1), Plan(keep=2), Plan(keep=1, offload=1, stream_every=1)):
         monkeypatch.setattr(Budget, "plan", lambda *_, plan=plan: plan)
         run(settings(data, tmp_path / "out", model=str(model), resume=str(tmp_path / "out" / "checkpoint-8")))
         assert losses(tmp_path / "out") == whole

@@ -67,7 +67,7 @@ def outlook(card: Card, shape: Shape, unsupported: str, rank: int, targets: Sequ
         again_mlp = plan.attention * 2 * shape.inner * shape.hidden / (products / shape.layers)  # in whole layers
         moved, layer = measure.offloaded(most) / link.host, 2 * products / shape.layers * most / rate
         seconds = REST + 4 * (products + shape.vocabulary * shape.hidden) * tokens / rate + (again + again_mlp) * layer * tokens / most
-        twice = 2 * max(0.0, 1 - (plan.dequantised + plan.streamed) / shape.layers)
+        twice = 2 * max(0.0, 1 - (plan.dequantised + len(plan.streamed(shape.layers))) / shape.layers)
         seconds += len(parts) * twice * 2.5 * products / (card.bandwidth * 1e9)  # dequantised: half a byte read, two written
         seconds += plan.offload * (max(0.0, moved - layer) + max(0.0, moved - 2 * layer)) * tokens / most
         pinned = measure.on_host(plan, most)

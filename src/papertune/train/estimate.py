@@ -105,7 +105,8 @@ def estimate(
         work = Work(tokens, sum(item.targets for item in longest), len(longest))
         foreseen = more.foresee(whole, int(at_depth(lambda m: m.resident)), work)
         plan, peak, pinned = foreseen.plan, foreseen.peak, foreseen.pinned
-        fates = {"attention": plan.attention, "keep": plan.keep, "offload": plan.offload, "dequantised": plan.dequantised, "streamed": plan.streamed}
+        ready = plan.dequantised + len(plan.streamed(whole))  # what is streamed comes unnoticed
+        fates = {"attention": plan.attention, "keep": plan.keep, "offload": plan.offload, "dequantised": ready}
         for fate, layers in fates.items():  # instead of so many layers recomputed
             for kind, sign in ((fate, 1), ("recompute", -1)):
                 seconds += sign * (at_depth(_seconds_of(kind), layers) - at_depth(_seconds_of(kind), 0))
@@ -191,7 +192,7 @@ def _measure(
     take_step(engine, optimizer, longest, schedule)
     peak = torch.cuda.max_memory_allocated() if cuda else engine.peak_memory()
     plans = {"recompute": Plan(), "attention": Plan(attention=layers), "keep": Plan(keep=layers), "offload": Plan(offload=layers)}
-    plans |= {"dequantised": Plan(dequantised=layers), "streamed": Plan(streamed=layers)}
+    plans["dequantised"] = Plan(dequantised=layers)
     seconds = {}
     for fate in plans if isinstance(engine, FastEngine) and cuda else ("recompute",):
         if isinstance(engine, FastEngine):

@@ -23,6 +23,7 @@ MARGIN = 192 << 20  # bytes that are left free: products' and kernels' own works
 STEP = 128 << 20  # by which the margin grows when memory ran out all the same
 ATTENTION = 2.5  # times as long as a matrix product of as many operations takes attention
 KEPT = 2  # layers that are kept where all others can be offloaded without loss of time
+WORTH = 4  # layers more whose weights are ready, for which other memory than the card's is asked
 HOST_SHARE = 0.5  # of the free host memory that may be pinned
 
 
@@ -36,6 +37,14 @@ class Foreseen:
 
 
 @dataclass(frozen=True, slots=True)
+class Pinned:
+    """Host memory that is pinned already and stays so: layers whose weights are there, and bytes for activations."""
+
+    layers: int = 0
+    activations: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Link:
     """What this machine does in a second: ``rate`` operations of a matrix product, ``host`` bytes between card and pinned host memory."""
 
@@ -43,19 +52,21 @@ class Link:
     host: float
 
 
-def choose(size: Sizes, work: Work, *, free: int, host_free: int, link: Link) -> Plan:
-    """The fastest plan whose peak fits ``free`` bytes of the card and ``host_free`` of host memory; the leanest one if none fits."""
+def choose(size: Sizes, work: Work, *, free: int, host_free: int, link: Link, pinned: Pinned = Pinned()) -> Plan:
+    """The fastest plan whose peak fits ``free`` bytes of the card and ``host_free`` of host memory, what is pinned among them; the leanest one if
+    none fits."""
     layers, room, costs = size.shape.layers, free * (1 - SPARE), _costs(size, work, link)
     for hold in (True, False):
-        plans = _fitting(Plan(hold_weights=hold), size, work, room, offload=size.on_host(Plan(offload=layers), work.tokens) <= host_free)
+        offload = _parked(Plan(offload=layers), size, work, pinned) + pinned.layers * size.layer_on_host <= host_free
+        plans = _fitting(Plan(hold_weights=hold), size, work, room, offload=offload)
         if plans:
-            best = min(plans, key=lambda plan: sum(costs[plan.fate(i, layers)] for i in range(layers)))
-            if best.offload and not costs[Fate.OFFLOAD]:  # keeping more than hides the last copies gains nothing then
-                kept = min(best.keep, KEPT)
-                best = replace(best, keep=kept, offload=layers - kept)
-            streaming = _streaming(best, size, work, host_free, link)
-            filled = [_filled(plan, size, work, room) for plan in (best, streaming) if size.peak(plan, work) <= room]
-            return max(filled, key=lambda plan: plan.dequantised + plan.streamed)
+            plans = [min(plans, key=lambda plan: sum(costs[plan.fate(i, layers)] for i in range(layers)))]
+            if offload and not costs[Fate.OFFLOAD]:  # keeping more than hides the last copies gains nothing then
+                kept = min(plans[0].keep, KEPT)
+                moved = replace(plans[0], keep=kept, offload=layers - kept, attention=0)
+                plans = [moved] if plans[0].offload else [*plans, moved]
+            plans += [_streaming(plan, size, work, host_free, link, pinned) for plan in plans]
+            return _readiest([_filled(plan, size, work, room) for plan in plans if size.peak(plan, work) <= room], layers)
     plans = [Plan(loss_rows=256, hold_weights=False)]
     leaner = Plan(park_inputs=True, loss_rows=256, hold_weights=False)
     plans += [replace(leaner, mlp_rows=rows, head_groups=groups) for rows in (0, 1024) for groups in (1, groups_of(size.shape))]
@@ -98,24 +109,38 @@ def _fitting(lean: Plan, size: Sizes, work: Work, room: float, *, offload: bool)
     return [plan for plan in found if plan is not None]
 
 
+def _readiest(plans: list[Plan], layers: int) -> Plan:
+    """The plan with most layers whose weights need not be dequantised, if they are clearly more than the first's."""
+
+    def ready(plan: Plan) -> int:
+        return plan.dequantised + len(plan.streamed(layers))
+
+    most = max(plans, key=ready)
+    return most if ready(most) >= ready(plans[0]) + WORTH else plans[0]
+
+
 def _filled(plan: Plan, size: Sizes, work: Work, room: float) -> Plan:
     """The plan with as many layers' weights dequantised for good as there is memory left for."""
-    layers = size.shape.layers
-    everything = replace(plan, dequantised=layers, streamed=0)
+    everything = replace(plan, dequantised=size.shape.layers, stream_every=0)
     if size.peak(everything, work) <= room:
         return everything
-    dequantised = max(0, int(room - size.peak(plan, work)) // size.layer)
-    return replace(plan, dequantised=dequantised, streamed=min(plan.streamed, layers - dequantised))
+    return replace(plan, dequantised=max(0, int(room - size.peak(plan, work)) // size.layer))
 
 
-def _streaming(plan: Plan, size: Sizes, work: Work, host_free: int, link: Link) -> Plan:
-    """The plan with the weights of as many layers streamed as there is host memory for, all but the first, which would be waited for; none
-    where the link takes longer than the products, in the backward pass for a layer's activations too."""
-    coming = size.layer + (size.offloaded(work.tokens) if plan.offload else 0)
-    if coming / link.host > _product(size, work, link):
-        return plan
-    count = (host_free - size.on_host(plan, work.tokens)) // size.layer_on_host
-    return replace(plan, streamed=max(0, min(count, size.shape.layers - 1)))
+def _streaming(plan: Plan, size: Sizes, work: Work, host_free: int, link: Link, pinned: Pinned) -> Plan:
+    """The plan with the weights of as many layers streamed as the link brings unnoticed, in the backward pass beside a layer's activations, and
+    as there is host memory for. Powers of 2, so that a later micro-batch's layers are among those of an earlier one, or the other way round."""
+    layers = size.shape.layers
+    unnoticed = _product(size, work, link) * link.host - (size.offloaded(work.tokens) if plan.offload else 0)  # bytes while a layer computes
+    space = max(pinned.layers, (host_free - _parked(plan, size, work, pinned)) // size.layer_on_host)
+    streaming = (replace(plan, stream_every=1 << i) for i in range((layers - 1).bit_length()))
+    fitting = (p for p in streaming if size.layer <= p.stream_every * unnoticed and len(p.streamed(layers)) <= space)
+    return next(fitting, plan)
+
+
+def _parked(plan: Plan, size: Sizes, work: Work, pinned: Pinned) -> int:
+    """Bytes that are pinned for activations once the plan was carried out."""
+    return max(pinned.activations, size.on_host(plan, work.tokens))
 
 
 def _product(size: Sizes, work: Work, link: Link) -> float:
@@ -131,6 +156,7 @@ class Budget:
         multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count if ordered else 0
         self._size, self._device, self._memory = Sizes(shape, itemsize, tuple(u), multiprocessors, dropout), device, memory
         self.held = 0  # bytes that a plan may ask to be given back: dequantised weights
+        self.pinned = Pinned()
         self._link: Link | None = None
         self._host = 0
         self._margin = MARGIN
@@ -145,7 +171,7 @@ class Budget:
             self._link = measure_link(self._device)
             # Once: later, what is parked there would count as lost. Other processes of this machine park as much.
             self._host = int(psutil.virtual_memory().available * HOST_SHARE / launch().here)
-        return choose(self._size, work, free=self._free(), host_free=self._host, link=self._link)
+        return choose(self._size, work, free=self._free(), host_free=self._host, link=self._link, pinned=self.pinned)
 
     def peak(self, plan: Plan, work: Work) -> int:
         """Bytes this plan needs above what is resident, ``held`` not counted there."""

@@ -20,7 +20,7 @@ from papertune.events import OnEvent, Started, Unit, ignore
 from papertune.kernels import nf4, ops
 from papertune.kernels.nf4 import NF4
 from papertune.train.batches import TokenSequence
-from papertune.train.fast.budget import Budget, cut
+from papertune.train.fast.budget import Budget, Pinned, cut
 from papertune.train.fast.flat import GROUPS, FlatLora, sizes
 from papertune.train.fast.host import Host, Parked
 from papertune.train.fast.layer import Layer, Save, Saved
@@ -122,7 +122,7 @@ class FastEngine:
             self._layers.append(Layer(self.shape, layer.norm1, layer.norm2, groups, dropout))
         self._host = Host(self._place)
         self._weights: list[list[Parked]] = [[] for _ in self._layers]  # of each layer, dequantised in host memory, once they were asked for
-        self._first_streamed = len(self._layers)
+        self._streamed = range(0)  # the layers to which they come
         columns = [group.columns for group in groups]  # the same in every layer
         self.budget = Budget(self.shape, columns, self._head.element_size(), self._place, memory, dropout=dropout > 0)
         self.fixed = plan  # for every micro-batch, if not None
@@ -142,6 +142,7 @@ class FastEngine:
         fresh = self._begin()
         packed = pack(batch, self.shape, self._place, seed, places)
         work = self._work = Work(len(packed), len(packed.rows), len(batch))
+        self.budget.pinned = Pinned(sum(map(bool, self._weights)), self._host.pinned)
         self.plan = self.fixed or self.budget.plan(work)
         while True:
             try:
@@ -238,8 +239,8 @@ class FastEngine:
             return self._embedding[packed.ids]
         return self._embedding[packed.ids.cpu()].pin_memory().to(packed.ids.device, non_blocking=True)
 
-    def _stay(self, dequantised: int, streamed: int = 0) -> None:
-        """The first so many layers' weights stay dequantised, their LoRA weights made those of now; those of the last ``streamed`` are in host
+    def _stay(self, dequantised: int, streamed: range = range(0)) -> None:
+        """The first so many layers' weights stay dequantised, their LoRA weights made those of now; those of layers ``streamed`` are in host
         memory, and none of them on the device."""
         layers = self._layers
         for layer in layers[dequantised:]:
@@ -247,28 +248,29 @@ class FastEngine:
         for layer in layers[:dequantised]:
             layer.stay(True)
         self.budget.hold(min(dequantised, len(layers)))
-        self._first_streamed = max(dequantised, len(layers) - streamed)
-        self._host.wait()  # for what a pass that ended early had called
+        self._streamed = streamed
+        self._host.wait_for_all()  # that a pass which ended early had called
         for parked in chain.from_iterable(self._weights):
             parked.device = None
-        for i in range(self._first_streamed, len(layers)):
+        for i in streamed:
             if not self._weights[i]:
                 self._weights[i] = [self._host.keep(group.weights()) for group in layers[i].groups]
 
-    def _streamed(self, i: int) -> list[Parked]:
-        return self._weights[i] if i >= self._first_streamed else []
+    def _coming(self, i: int) -> list[Parked]:
+        """Layer i's weights, if they come from host memory."""
+        return self._weights[i] if i in self._streamed else []
 
     def _lend(self, i: int) -> None:
         """Layer i uses the weights that came for it."""
-        if arrived := [parked.take() for parked in self._streamed(i) if parked.device is not None]:
-            self._layers[i].lend(arrived)
+        if came := [parked.take() for parked in self._coming(i) if parked.device is not None]:
+            self._layers[i].lend(came)
 
     def _return(self, i: int) -> None:
-        if i >= self._first_streamed:
+        if i in self._streamed:
             self._layers[i].stay(False)
 
     def _pass(self, packed: Packed, scale: float) -> Tensor:
-        self._stay(self.plan.dequantised, self.plan.streamed)
+        self._stay(self.plan.dequantised, self.plan.streamed(len(self._layers)))
         x, saved = self._forward(packed)
         loss, dx = self._loss(x, packed, scale)
         del x
@@ -276,10 +278,10 @@ class FastEngine:
         return loss
 
     def _forward(self, packed: Packed) -> tuple[Tensor, list[_Left]]:
-        """The last layer is left with the weights that were streamed for it: its backward pass is next."""
+        """The last layer is left with the weights that came for it: its backward pass is next."""
         x, saved, host = self._embed(packed), [], self._host
         last = len(self._layers) - 1
-        for i in host.ahead(range(last + 1), self._streamed):
+        for i in host.ahead(range(last + 1), lambda _: [], self._coming):
             self._lend(i)
             layer, left = self._layers[i], _Left(self.plan.fate(i, len(self._layers)))
             if left.fate is Fate.RECOMPUTE:
@@ -302,11 +304,7 @@ class FastEngine:
 
     def _backward(self, dx: Tensor, saved: list[_Left], packed: Packed) -> None:
         last = len(self._layers) - 1
-
-        def needs(i: int) -> list[Parked]:
-            return saved[i].arrivals() + (self._streamed(i) if i < last else [])
-
-        for i in self._host.ahead(range(last, -1, -1), needs):
+        for i in self._host.ahead(range(last, -1, -1), lambda i: saved[i].arrivals(), lambda i: self._coming(i) if i < last else []):
             self._lend(i)
             layer, left = self._layers[i], saved.pop()
             restored, parked = self._restored(left, layer, packed), left.x_parked

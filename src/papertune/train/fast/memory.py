@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from papertune.train.fast.flat import GROUPS, sizes
+from papertune.train.fast.host import pinned_size
 from papertune.train.fast.plan import Plan
 from papertune.train.fast.shape import Shape
 
@@ -56,15 +57,15 @@ class Sizes:
     @property
     def layer_on_host(self) -> int:
         """Bytes of a layer's dequantised weights in pinned memory."""
-        return sum(map(_pinned, replace(self, lasting=False).weights))
+        return sum(map(pinned_size, replace(self, lasting=False).weights))
 
     def on_host(self, plan: Plan, tokens: int) -> int:
         """Bytes of pinned host memory that a plan asks for."""
         s, n = self.shape, self.shape.layers
         again = max(0, n - plan.keep - plan.offload - plan.attention) if plan.park_inputs else 0
         parked = [s.hidden, s.hidden, self._qkv, s.queries, self._wide]
-        offloaded = plan.offload * sum(_pinned(self.bytes * tokens * columns) for columns in parked)
-        return offloaded + again * _pinned(self.bytes * tokens * s.hidden) + plan.streamed * self.layer_on_host
+        offloaded = plan.offload * sum(pinned_size(self.bytes * tokens * columns) for columns in parked)
+        return offloaded + again * pinned_size(self.bytes * tokens * s.hidden) + len(plan.streamed(n)) * self.layer_on_host
 
     def kept(self, tokens: int) -> int:
         """Bytes of a kept layer."""
@@ -100,9 +101,9 @@ class Sizes:
         if plan.dequantised:
             rest = replace(self, lasting=self.lasting or plan.dequantised >= n).peak(replace(plan, dequantised=0), work)
             return min(plan.dequantised, n) * self.layer + rest
-        if plan.streamed and not self.lasting:  # where they are streamed, and in the layers before
-            return max(replace(self, lasting=True).peak(plan, work), self.peak(replace(plan, streamed=0), work))
-        one, two = (min(count, plan.streamed) * self.layer for count in (1, 2))  # layers whose weights have come: that at work, and the next
+        if plan.stream_every and not self.lasting:  # in a layer to which weights come, and in another
+            return max(replace(self, lasting=True).peak(plan, work), self.peak(replace(plan, stream_every=0), work))
+        one, two = (min(count, len(plan.streamed(n))) * self.layer for count in (1, 2))  # whose weights have come: the layer at work, and the next
         row = self.bytes * tokens
         keep = min(plan.keep, n)
         offload = min(plan.offload, n - keep)
@@ -215,8 +216,3 @@ class Sizes:
     def _dropped(self, columns: int) -> int:
         """The copy of a projection's input with some of its numbers dropped."""
         return columns if self.dropout else 0
-
-
-def _pinned(size: int) -> int:
-    """Bytes that torch pins for so many: a power of two."""
-    return 1 << (size - 1).bit_length()

@@ -33,8 +33,8 @@ class Plan:
     pass through a recomputed layer's MLP at a time (0: all); ``head_groups`` cuts the backward pass of attention; ``loss_rows`` is how many
     positions have logits at a time; ``host_embedding`` leaves the embedding table in host memory. With ``hold_weights`` a recomputed layer's
     dequantised weights are held until its backward pass has used them, else dequantised twice. And what to do with memory that is left: the
-    weights of the first ``dequantised`` layers stay so, from one micro-batch to the next; those of the last ``streamed`` come, dequantised once
-    and for all, from host memory while the layer before computes.
+    weights of the first ``dequantised`` layers stay so, from one micro-batch to the next; those of every ``stream_every``-th other (a power of 2;
+    0: of none) come from host memory, dequantised there once and for all, while the layers before compute.
     """
 
     keep: int = 0
@@ -47,11 +47,15 @@ class Plan:
     host_embedding: bool = False
     hold_weights: bool = True
     dequantised: int = 0
-    streamed: int = 0
+    stream_every: int = 0
 
     def rows(self, tokens: int) -> int:
         """``mlp_rows`` for so many tokens: 0 where they are no more."""
         return self.mlp_rows if self.mlp_rows < tokens else 0
+
+    def streamed(self, layers: int) -> range:
+        """The layers whose weights come from host memory, from the last down. The first is none of them: nothing computes before it."""
+        return range(layers - 1, max(0, self.dequantised - 1), -self.stream_every) if self.stream_every else range(0)
 
     def fate(self, layer: int, layers: int) -> Fate:
         if layer >= layers - self.keep:
@@ -74,6 +78,6 @@ def words(plan: Plan, layers: int) -> str:
         parts.append(f"with {' and '.join(saving)}")
     if plan.dequantised:
         parts.append(f"has {min(plan.dequantised, layers)} dequantised throughout")
-    if plan.streamed:
-        parts.append(f"has {plan.streamed} dequantised in host memory")
+    if plan.stream_every:
+        parts.append(f"has {len(plan.streamed(layers))} dequantised in host memory")
     return ", ".join(parts)
