@@ -12,6 +12,8 @@ from pathlib import Path
 GIB = 1 << 30
 FOR_TRITON = "a C compiler and Python's headers, on Debian and Ubuntu: sudo apt install gcc python3-dev"
 FOR_A_GPU = "install its CUDA build, as https://pytorch.org/get-started says"  # of a torch that was built without; on Windows pip gives that one
+_VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")  # a control group's limit, use and part of it that is cache
+_VERSION_2 = ("memory.max", "memory.current", "inactive_file")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +40,7 @@ class Machine:
 
 
 def look() -> Machine:
-    import psutil
-
-    limit = _cgroup_limit()
-    total = min(psutil.virtual_memory().total, limit) if limit else psutil.virtual_memory().total
-    system = f"{platform.system()} {platform.machine()}"
-    return Machine(system, platform.python_version(), cores(), total, memory_free(), gpus())
+    return Machine(f"{platform.system()} {platform.machine()}", platform.python_version(), cores(), memory(), memory_free(), gpus())
 
 
 def cores() -> int:
@@ -67,13 +64,48 @@ def gpus() -> tuple[Gpu, ...]:
     return tuple(Gpu(r[0], int(r[1]) << 20, int(r[2]) << 20, r[3], r[4]) for r in rows if len(r) == 5 and r[1].isdigit() and r[2].isdigit())
 
 
-def memory_free() -> int:
-    """Bytes that programs may still take without swapping."""
+def memory() -> int:
+    """Bytes that this machine has, or this container or job of a cluster may take."""
     import psutil
 
-    available = int(psutil.virtual_memory().available)
-    limit = _cgroup_limit()
-    return min(available, limit) if limit else available
+    return min([psutil.virtual_memory().total, *(limit for limit, _ in memory_limits())])
+
+
+def memory_free() -> int:
+    """Bytes that this process may still take without swapping and within the limits of its container or job."""
+    import psutil
+
+    return max(0, min([psutil.virtual_memory().available, *(limit - used for limit, used in memory_limits())]))
+
+
+def memory_limits(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[tuple[int, int]]:
+    """Limit and use in bytes of each control group that holds this process and has a limit. Files in memory that could be read again are not
+    counted as used. None anywhere but on Linux.
+
+    https://docs.kernel.org/admin-guide/cgroup-v2.html and cgroup-v1/memory.html. A container may not see the groups above its own, whose files
+    then lie where the topmost would.
+    """
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        return []
+    found = []
+    for _, kinds, path in (line.split(":", 2) for line in lines):
+        if kinds and "memory" not in kinds.split(","):
+            continue
+        top = groups / "memory" if kinds else groups
+        limit, use, cached = _VERSION_1 if kinds else _VERSION_2
+        place = top / path.lstrip("/")
+        for group in (place, *place.parents[: len(place.relative_to(top).parts)]):
+            try:
+                most = (group / limit).read_text().strip()
+                statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+                used = int((group / use).read_text()) - int(statistics.get(cached, 0))
+            except OSError:
+                continue
+            if most.isdigit():
+                found.append((int(most), used))
+    return found
 
 
 def disk_free(path: Path) -> int:
@@ -87,12 +119,3 @@ def disk_free(path: Path) -> int:
 def gib(size: float) -> str:
     """Bytes in words: "7.2 GiB"."""
     return f"{size / GIB:.1f} GiB"
-
-
-def _cgroup_limit() -> int:
-    """The memory limit of this container in bytes, 0 when there is none (cgroup v2)."""
-    try:
-        text = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-    except OSError:
-        return 0
-    return int(text) if text.isdigit() else 0

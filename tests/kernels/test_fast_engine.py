@@ -23,6 +23,7 @@ from papertune.train.batches import TokenSequence
 from papertune.train.fast.budget import Budget, Link, Pinned, choose, cut
 from papertune.train.fast.engine import FastEngine, Frozen, load_frozen
 from papertune.train.fast.flat import sizes
+from papertune.train.fast.host import Host, NoHostMemory, Parked
 from papertune.train.fast.layer import Layer
 from papertune.train.fast.memory import Sizes, Work
 from papertune.train.fast.plan import Plan
@@ -280,6 +281,9 @@ class _TwoPlans:
     def leaner(self, failed: Plan, work: Work) -> Plan:  # noqa: ARG002
         return Plan()
 
+    def without_host(self, work: Work) -> Plan:  # noqa: ARG002
+        return Plan(keep=1)
+
     def hold(self, layers: int) -> None:
         pass
 
@@ -310,6 +314,25 @@ def test_when_memory_runs_out_a_leaner_plan_does_the_same_work(model: Base, exac
     monkeypatch.setattr(Layer, "backward", backward)
     engine.accumulate(batch(), SCALE, 0)
     assert calls == [Plan(keep=3)] * 2 + [Plan()] * 3
+    assert_same_gradients(engine, exact)
+
+
+def test_when_the_host_pins_no_more_a_plan_without_it_does_the_work(model: Base, exact: ReferenceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = fast_engine(model)
+    for parameter in engine.parameters.values():
+        parameter.grad = None
+    engine.fixed, engine.budget = None, _TwoPlans()  # type: ignore[assignment]
+    monkeypatch.setattr(engine.budget, "plan", lambda _: Plan(stream_every=1))
+    given = iter([True] * 6)
+
+    def keep(self: Host, tensor: torch.Tensor) -> Parked:  # noqa: ARG001
+        if not next(given, False):
+            raise NoHostMemory("as if")
+        return Parked(tensor)
+
+    monkeypatch.setattr(Host, "keep", keep)
+    engine.accumulate(batch(), SCALE, 0)
+    assert engine.plan == Plan(keep=1)
     assert_same_gradients(engine, exact)
 
 

@@ -2,9 +2,9 @@
 
 No weights are read and nothing is measured. Memory is the sum of the tensors that the fast engine makes (``fast.memory``), which it keeps
 to within a few percent; of the reference engine it is the lines of ``docs/memory-budget.md``. Time is what matrix products, dequantisation
-and the link to the host cost at the card's data-sheet rates, less what large products reach of them. Of a slice of an H100 as wide as an
-RTX 3070 this says 1,460 tokens a second where 1,657 were measured since the kernels became quicker (1,487 before, which its constants are
-of), of the whole card 17,270 where 16,580 were. All of it is an estimate; ``finetune.py --dry-run`` measures.
+and the link to the host cost at the card's data-sheet rates, less what large products reach of them; the host's memory is taken to be this
+machine's. All of it is an estimate, within a twentieth of what was measured of a slice of an H200 as wide as an RTX 3070 and within a tenth of
+the whole card (``tests/unit/test_train_plan.py``); ``finetune.py --dry-run`` measures.
 """
 
 from __future__ import annotations
@@ -12,10 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import psutil
-
 from papertune.cards import Card
-from papertune.device import GIB
+from papertune.device import GIB, memory
 from papertune.train.checkpoint import KEEP
 from papertune.train.fast.budget import HOST_SHARE, MARGIN, Link, capacity, choose, cut
 from papertune.train.fast.flat import GROUPS, sizes
@@ -56,7 +54,7 @@ def outlook(card: Card, shape: Shape, unsupported: str, rank: int, targets: Sequ
         u = tuple(-(-rank * sum(name in targets for name in names) // 16) * 16 for names in GROUPS)
         measure, resident = Sizes(shape, 2, u), base_bytes(shape) + lora * 10
         link = Link(rate, card.link * 1e9)
-        host = int(psutil.virtual_memory().total * HOST_SHARE)
+        host = int(memory() * HOST_SHARE)
         free = available - resident - MARGIN
         parts = cut(lengths, capacity(measure, free=free))
         most = max(sum(lengths[part]) for part in parts)  # all micro-batches are taken to be as large

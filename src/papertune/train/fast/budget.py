@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from papertune.device import memory_free
 from papertune.launch import launch
 from papertune.train.fast.flat import sizes
 from papertune.train.fast.memory import Sizes, Work
@@ -132,7 +133,7 @@ def _streaming(plan: Plan, size: Sizes, work: Work, host_free: int, link: Link, 
     as there is host memory for. Powers of 2, so that a later micro-batch's layers are among those of an earlier one, or the other way round."""
     layers = size.shape.layers
     unnoticed = _product(size, work, link) * link.host - (size.offloaded(work.tokens) if plan.offload else 0)  # bytes while a layer computes
-    space = max(pinned.layers, (host_free - _parked(plan, size, work, pinned)) // size.layer_on_host)
+    space = (host_free - _parked(plan, size, work, pinned)) // size.layer_on_host
     streaming = (replace(plan, stream_every=1 << i) for i in range((layers - 1).bit_length()))
     fitting = (p for p in streaming if size.layer <= p.stream_every * unnoticed and len(p.streamed(layers)) <= space)
     return next(fitting, plan)
@@ -166,11 +167,9 @@ class Budget:
         if self._device.type != "cuda":
             return Plan(keep=self._size.shape.layers)
         if self._link is None:
-            import psutil
-
             self._link = measure_link(self._device)
             # Once: later, what is parked there would count as lost. Other processes of this machine park as much.
-            self._host = int(psutil.virtual_memory().available * HOST_SHARE / launch().here)
+            self._host = int(memory_free() * HOST_SHARE / launch().here)
         return choose(self._size, work, free=self._free(), host_free=self._host, link=self._link, pinned=self.pinned)
 
     def peak(self, plan: Plan, work: Work) -> int:
@@ -189,6 +188,11 @@ class Budget:
             if self.peak(plan, work) < self.peak(failed, work):
                 return plan
         return failed
+
+    def without_host(self, work: Work) -> Plan:
+        """The next plan to try when the host had no memory to pin; nor will it be asked again."""
+        self._host = 0
+        return self.plan(work)
 
     def foresee(self, layers: int, resident: int, work: Work) -> Foreseen:
         """Of a model with so many such layers that takes ``resident`` bytes before its first token; see ``plan``."""

@@ -22,7 +22,7 @@ from papertune.kernels.nf4 import NF4
 from papertune.train.batches import TokenSequence
 from papertune.train.fast.budget import Budget, Pinned, cut
 from papertune.train.fast.flat import GROUPS, FlatLora, sizes
-from papertune.train.fast.host import Host, Parked
+from papertune.train.fast.host import Host, NoHostMemory, Parked
 from papertune.train.fast.layer import Layer, Save, Saved
 from papertune.train.fast.memory import Work
 from papertune.train.fast.packing import Packed, pack
@@ -147,8 +147,8 @@ class FastEngine:
         while True:
             try:
                 return self._pass(packed, scale)
-            except torch.OutOfMemoryError:
-                leaner = self.budget.leaner(self.plan, work)
+            except torch.OutOfMemoryError as error:
+                leaner = self.budget.without_host(work) if isinstance(error, NoHostMemory) else self.budget.leaner(self.plan, work)
                 self._leaner = not self.fixed and leaner != self.plan
                 if not fresh or not self._leaner:
                     raise

@@ -43,6 +43,10 @@ def pinned_size(size: int) -> int:
     return 1 << (size - 1).bit_length()
 
 
+class NoHostMemory(torch.OutOfMemoryError):
+    """The host cannot pin more memory."""
+
+
 class Host:
     """Parks tensors by slot: a slot's pinned memory is used again by every step."""
 
@@ -60,12 +64,12 @@ class Host:
         return sum(pinned_size(slot.nbytes) for slot in self._pinned.values())
 
     def park(self, slot: str, tensor: Tensor) -> Parked:
-        """``slot`` names the memory: one tensor at a time may be parked in it."""
+        """``slot`` names the memory: one tensor at a time may be parked in it. Raises NoHostMemory."""
         if self._outward is None:
             return Parked(tensor)
         host = self._pinned.get(slot)
         if host is None or host.numel() < tensor.numel():
-            host = self._pinned[slot] = torch.empty(tensor.numel(), dtype=tensor.dtype, pin_memory=True)
+            host = self._pinned[slot] = _pin(tensor.numel(), tensor.dtype)
         host = host[: tensor.numel()].view(tensor.shape)
         self._held.append(tensor)
         self._outward.wait_stream(torch.cuda.current_stream())
@@ -74,10 +78,8 @@ class Host:
         return Parked(host)
 
     def keep(self, tensor: Tensor) -> Parked:
-        """A copy for good."""
-        if self._outward is None:
-            return Parked(tensor)
-        return Parked(torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor))
+        """A copy for good. Raises NoHostMemory."""
+        return Parked(tensor if self._outward is None else _pin(tensor.numel(), tensor.dtype).view(tensor.shape).copy_(tensor))
 
     def end_layer(self) -> None:
         """Bounds what is held: waits for the copies of the layer before last."""
@@ -140,3 +142,10 @@ class Host:
                 heavy.popleft()
                 self.call(large(heavy[0]) if heavy else [])
             yield i
+
+
+def _pin(count: int, dtype: torch.dtype) -> Tensor:
+    try:
+        return torch.empty(count, dtype=dtype, pin_memory=True)
+    except RuntimeError as error:
+        raise NoHostMemory(str(error)) from error
