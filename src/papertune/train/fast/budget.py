@@ -7,6 +7,7 @@ dequantised twice.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -93,7 +94,8 @@ def _fitting(lean: Plan, size: Sizes, work: Work, room: float, *, offload: bool)
     layers = size.shape.layers
 
     def most(of: Callable[[int], Plan]) -> Plan | None:
-        return next((plan for count in range(layers, -1, -1) if size.peak(plan := of(count), work) <= room), None)
+        fitting = bisect_right(range(layers + 1), room, key=lambda count: size.peak(of(count), work))
+        return of(fitting - 1) if fitting else None
 
     keeping = most(lambda count: replace(lean, keep=count))
     if keeping is not None and keeping.keep == layers:
