@@ -182,7 +182,7 @@ def _check_gradients(record: Recorder, window: int) -> None:
         "recompute": {}, "keep": {"keep": layers}, "offload": {"keep": 1, "offload": layers - 1}, "tiled": {"mlp_rows": 100, "loss_rows": 100},
         "long": {"park_inputs": True, "mlp_rows": 256, "head_groups": 4}, "host embedding": {"host_embedding": True},
         "weights twice": {"hold_weights": False}, "weights stay": {"keep": 1, "dequantised": layers},
-        "attention": {"attention": layers}, "streamed": {"keep": 1, "offload": 3, "stream_every": 1},
+        "attention": {"attention": layers}, "streamed": {"keep": 1, "offload": layers - 1, "stream_every": 1},
     }  # fmt: skip
     for name, plan in plans.items():
         engine, _ = our_engine(layers, random_matrix, window=window, frozen=frozen, **plan)
@@ -234,8 +234,8 @@ def _check_bits(record: Recorder) -> None:
         "recompute": {}, "keep": {"keep": layers}, "offload": {"keep": 1, "offload": layers - 1}, "mixed": {"keep": 1, "offload": 1},
         "weights twice": {"hold_weights": False}, "weights stay": {"keep": 1, "dequantised": 2}, "attention": {"attention": layers},
         "parked": {"park_inputs": True, "hold_weights": False, "host_embedding": True},
-        "streamed": {"keep": 1, "offload": 3, "stream_every": 1}, "streamed, run again": {"dequantised": 1, "stream_every": 1},
-        "every second streamed": {"keep": 1, "offload": 3, "stream_every": 2},
+        "streamed": {"keep": 1, "offload": layers - 1, "stream_every": 1}, "streamed, run again": {"dequantised": 1, "stream_every": 1},
+        "every second streamed": {"keep": 1, "offload": layers - 1, "stream_every": 2},
     }  # fmt: skip
     same = {}
     for name, plan in plans.items():

@@ -61,13 +61,13 @@ def outlook(card: Card, shape: Shape, unsupported: str, rank: int, targets: Sequ
         work = Work(most, most, -(-len(lengths) // len(parts)))
         plan = choose(measure, work, free=free, host_free=host, link=link)
         peak = resident + measure.peak(plan, work)
-        again = shape.layers - min(shape.layers, plan.keep + plan.offload + plan.attention)
-        again_mlp = plan.attention * 2 * shape.inner * shape.hidden / (products / shape.layers)  # in whole layers
+        _, offload, attention, again = plan.counts(shape.layers)
+        again_mlp = attention * 2 * shape.inner * shape.hidden / (products / shape.layers)  # in whole layers
         moved, layer = measure.offloaded(most) / link.host, 2 * products / shape.layers * most / rate
         seconds = REST + 4 * (products + shape.vocabulary * shape.hidden) * tokens / rate + (again + again_mlp) * layer * tokens / most
         twice = 2 * max(0.0, 1 - (plan.dequantised + len(plan.streamed(shape.layers))) / shape.layers)
         seconds += len(parts) * twice * 2.5 * products / (card.bandwidth * 1e9)  # dequantised: half a byte read, two written
-        seconds += plan.offload * (max(0.0, moved - layer) + max(0.0, moved - 2 * layer)) * tokens / most
+        seconds += offload * (max(0.0, moved - layer) + max(0.0, moved - 2 * layer)) * tokens / most
         pinned = measure.on_host(plan, most)
         return Outlook(
             "fast", words(plan, shape.layers), peak, available, 2 * GIB + pinned, disk, tokens / seconds, peak + MARGIN <= available

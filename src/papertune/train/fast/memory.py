@@ -61,11 +61,11 @@ class Sizes:
 
     def on_host(self, plan: Plan, tokens: int) -> int:
         """Bytes of pinned host memory that a plan asks for."""
-        s, n = self.shape, self.shape.layers
-        again = max(0, n - plan.keep - plan.offload - plan.attention) if plan.park_inputs else 0
-        parked = [s.hidden, s.hidden, self._qkv, s.queries, self._wide]
-        offloaded = plan.offload * sum(pinned_size(self.bytes * tokens * columns) for columns in parked)
-        return offloaded + again * pinned_size(self.bytes * tokens * s.hidden) + len(plan.streamed(n)) * self.layer_on_host
+        n = self.shape.layers
+        _, offload, _, again = plan.counts(n)
+        offloaded = offload * sum(pinned_size(self.bytes * tokens * columns) for columns in self._parked)
+        inputs = again * pinned_size(self.bytes * tokens * self.shape.hidden) if plan.park_inputs else 0
+        return offloaded + inputs + len(plan.streamed(n)) * self.layer_on_host
 
     def kept(self, tokens: int) -> int:
         """Bytes of a kept layer."""
@@ -73,8 +73,7 @@ class Sizes:
 
     def offloaded(self, tokens: int) -> int:
         """The part of that which goes to the host."""
-        s = self.shape
-        return self.bytes * tokens * (2 * s.hidden + self._qkv + s.queries + self._wide)
+        return self.bytes * tokens * sum(self._parked)
 
     def attended(self, tokens: int) -> int:
         """Bytes of a layer of which all but the MLP is kept."""
@@ -95,6 +94,11 @@ class Sizes:
     def _wide(self) -> int:
         return 2 * self.shape.inner + self.u[2]
 
+    @property
+    def _parked(self) -> tuple[int, ...]:
+        """Columns of each tensor that an offloaded layer parks."""
+        return self.shape.hidden, self._qkv, self.shape.queries, self.shape.hidden, self._wide
+
     def peak(self, plan: Plan, work: Work) -> int:
         """Bytes above what is resident: the largest of the moments below, each the tensors that are alive then."""
         s, n, tokens = self.shape, self.shape.layers, work.tokens
@@ -105,10 +109,7 @@ class Sizes:
             return max(replace(self, lasting=True).peak(plan, work), self.peak(replace(plan, stream_every=0), work))
         one, two = (min(count, len(plan.streamed(n))) * self.layer for count in (1, 2))  # whose weights have come: the layer at work, and the next
         row = self.bytes * tokens
-        keep = min(plan.keep, n)
-        offload = min(plan.offload, n - keep)
-        attention = min(plan.attention, n - keep - offload)
-        again = n - keep - offload - attention
+        keep, offload, attention, again = plan.counts(n)
         kept, offloaded = self.kept(tokens), self.offloaded(tokens)
         inputs = 0 if plan.park_inputs else again * row * s.hidden
         waiting = offload * self.small(tokens) + inputs + attention * self.attended(tokens)

@@ -57,6 +57,13 @@ class Plan:
         """The layers whose weights come from host memory, from the last down. The first is none of them: nothing computes before it."""
         return range(layers - 1, max(0, self.dequantised - 1), -self.stream_every) if self.stream_every else range(0)
 
+    def counts(self, layers: int) -> tuple[int, int, int, int]:
+        """How many of so many layers are kept, offloaded, kept but for the MLP, and recomputed."""
+        keep = min(self.keep, layers)
+        offload = min(self.offload, layers - keep)
+        attention = min(self.attention, layers - keep - offload)
+        return keep, offload, attention, layers - keep - offload - attention
+
     def fate(self, layer: int, layers: int) -> Fate:
         if layer >= layers - self.keep:
             return Fate.KEEP
@@ -67,11 +74,8 @@ class Plan:
 
 def words(plan: Plan, layers: int) -> str:
     """"keeps 20 of 32 layers, recomputes 12"."""
-    keep = min(plan.keep, layers)
-    offload = min(plan.offload, layers - keep)
-    attention = min(plan.attention, layers - keep - offload)
-    counts = {"keeps": keep, "offloads": offload, "recomputes the MLP of": attention, "recomputes": layers - keep - offload - attention}
-    parts = [f"{verb} {count}" for verb, count in counts.items() if count]
+    verbs = ("keeps", "offloads", "recomputes the MLP of", "recomputes")
+    parts = [f"{verb} {count}" for verb, count in zip(verbs, plan.counts(layers), strict=True) if count]
     parts[0] += f" of {layers} layers"
     saving = [name for name, on in (("their inputs on the host", plan.park_inputs), ("the MLP in pieces", plan.mlp_rows > 0)) if on]
     if saving:
