@@ -27,10 +27,21 @@ HERE = Path(__file__).parent
 CAPPED = """
 import json, sys, time
 cap, multiprocessors, words = float(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
+from papertune.train.inputs import set_up_allocator
+set_up_allocator()  # before CUDA starts, which is here and not where training begins
 import torch
 if multiprocessors:
     from gpu_card import part_of_the_card
     part = part_of_the_card(multiprocessors)
+    from papertune.train import engines
+    open_engine = engines.open_engine
+    def opened(*arguments, **named):
+        with torch.cuda.stream(torch.cuda.default_stream()):  # where weights are quantised
+            engine = open_engine(*arguments, **named)
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()  # what is left of loading is the default stream's, and no other may use it
+        return engine
+    engines.open_engine = opened
     torch.cuda.set_stream(part[0])
 if cap and torch.cuda.is_available():
     torch.cuda.set_per_process_memory_fraction(cap * 2**30 / torch.cuda.get_device_properties(0).total_memory)

@@ -137,9 +137,16 @@ class Card:
 
 
 def part_of_the_card(multiprocessors: int) -> tuple[Any, Any]:
-    """A stream that runs on so many multiprocessors, and its green context, which must stay alive."""
+    """A stream that runs on so many multiprocessors, and its green context, which must stay alive.
+
+    The driver lets such a stream not wait for the default one, on which bitsandbytes' quantisers and optimisers are launched whatever torch's
+    current stream is. From here on its optimisers wait for the current stream and it for them. Quantise on the default stream.
+    """
     import torch
+    from bitsandbytes import functional
     from cuda.bindings import driver
+
+    functional.optimizer_update_8bit_blockwise = _between_streams(functional.optimizer_update_8bit_blockwise)
 
     def ok(answer: Any) -> Any:
         assert int(answer[0]) == 0, answer[0]
@@ -154,6 +161,19 @@ def part_of_the_card(multiprocessors: int) -> tuple[Any, Any]:
     context = ok(driver.cuGreenCtxCreate(description, device, driver.CUgreenCtxCreate_flags.CU_GREEN_CTX_DEFAULT_STREAM))
     stream = ok(driver.cuGreenCtxStreamCreate(context, 1, 0))
     return torch.cuda.ExternalStream(int(stream)), context
+
+
+def _between_streams(work: Callable[..., None]) -> Callable[..., None]:
+    """What launches on the default stream, after what the current stream has been given and before what comes next."""
+    import torch
+
+    def ordered(*arguments: Any, **named: Any) -> None:
+        current, default = torch.cuda.current_stream(), torch.cuda.default_stream()
+        default.wait_stream(current)
+        work(*arguments, **named)
+        current.wait_stream(default)
+
+    return ordered
 
 
 def random_matrix(name: str, rows: int, columns: int) -> Any:

@@ -43,6 +43,11 @@ def look() -> Machine:
     return Machine(f"{platform.system()} {platform.machine()}", platform.python_version(), cores(), memory(), memory_free(), gpus())
 
 
+def on_windows() -> bool:
+    """Whether the GPU's driver is that of Windows: here, or on Linux under it (WSL2)."""
+    return os.name == "nt" or "microsoft" in platform.release().lower()
+
+
 def cores() -> int:
     """Cores this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -334,6 +334,9 @@ def test_when_the_host_pins_no_more_a_plan_without_it_does_the_work(model: Base,
     engine.accumulate(batch(), SCALE, 0)
     assert engine.plan == Plan(keep=1)
     assert_same_gradients(engine, exact)
+    engine.fixed = Plan()
+    engine.accumulate(batch(), SCALE, 0)
+    assert engine.budget.pinned == Pinned(), "what had been pinned was given back"
 
 
 def test_a_plan_fits_what_is_free_and_keeps_as_much_as_that_allows() -> None:

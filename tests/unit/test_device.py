@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import platform
 from pathlib import Path
 
+import pytest
+
 from papertune.device import GIB, memory, memory_free, memory_limits
+from papertune.train import inputs
 
 
 def group(folder: Path, limit: str, used: int, cached: int, *, version: int = 2) -> None:
@@ -45,3 +50,15 @@ def test_no_limit_where_there_are_no_groups(tmp_path: Path) -> None:
 
 def test_what_is_free_is_less_than_all() -> None:
     assert 0 < memory_free() < memory()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the system's name is asked only elsewhere")
+@pytest.mark.parametrize(("release", "asked"), [("6.8.0-45-generic", True), ("5.15.167.4-microsoft-standard-WSL2", False)])
+def test_segments_that_grow_are_not_asked_for_where_the_driver_is_that_of_windows(
+    release: str, asked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platform, "release", lambda: release)
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "")  # put back afterwards
+    monkeypatch.delenv("PYTORCH_ALLOC_CONF")
+    inputs.set_up_allocator()
+    assert ("expandable_segments:True" in os.environ.get("PYTORCH_ALLOC_CONF", "")) is asked

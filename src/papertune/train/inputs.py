@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from papertune.base import Base, open_base
 from papertune.config import TrainConfig
-from papertune.device import FOR_A_GPU, gpus
+from papertune.device import FOR_A_GPU, gpus, on_windows
 from papertune.errors import BadDataset, BadValue, MissingLibrary, TooFewPapers
 from papertune.events import Notice, OnEvent, Started
 from papertune.family import Family
@@ -101,11 +101,10 @@ def lora(config: TrainConfig) -> Lora:
 
 
 def set_up_allocator() -> None:
-    """Keeps a nearly full card from running out by fragments, and pins host memory in several threads (6.5 GB/s in place of 1.5, measured on an
-    H100's host). Read when CUDA starts. Not supported on Windows."""
-    if os.name != "nt":
-        settings = {"expandable_segments": True, "pinned_use_cuda_host_register": True, "pinned_num_register_threads": 8}
-        os.environ.setdefault("PYTORCH_ALLOC_CONF", ",".join(f"{name}:{value}" for name, value in settings.items()))
+    """Keeps a nearly full card from running out by fragments. Read when CUDA starts. Windows does not support it, and Linux under it fails at
+    the first tensor on some cards (PyTorch issue 192330)."""
+    if not on_windows():
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
 
 def choose(config: TrainConfig, base: Base, on_event: OnEvent) -> tuple[Device, str, str]:

@@ -112,7 +112,7 @@ class Staging:
             size += -(-storage.nbytes() // _ALIGNED) * _ALIGNED
         cuda = any(tensor.is_cuda for tensor in tensors.values())
         if len(self._block) < size:
-            self._block = torch.empty(size, dtype=torch.uint8, pin_memory=cuda)
+            self._block = _host_memory(size, pinned=cuda)
         for address, storage in storages.items():
             whole = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
             self._block[places[address] : places[address] + len(whole)].copy_(whole, non_blocking=True)
@@ -123,6 +123,14 @@ class Staging:
             first = places[tensor.untyped_storage().data_ptr()] // tensor.itemsize + tensor.storage_offset()
             copies[name] = self._block.view(tensor.dtype).as_strided(tensor.shape, tensor.stride(), first)
         return copies
+
+
+def _host_memory(size: int, *, pinned: bool) -> Tensor:
+    """So many bytes; not pinned where the system does not allow that much, which makes copies slower."""
+    try:
+        return torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
+    except RuntimeError:
+        return torch.empty(size, dtype=torch.uint8)
 
 
 _ALIGNED = 64  # bytes: a multiple of every type's size

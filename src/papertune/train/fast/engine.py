@@ -130,6 +130,7 @@ class FastEngine:
         self.room: int | None = None  # tokens that a micro-batch may have
         self._work = Work(0, 0, 0)  # the last micro-batch
         self._leaner = False  # memory ran out, and the next plan will need less
+        self._unpinned = False  # the host pinned no more, and what it has pinned is to be given back
 
     @torch.no_grad()
     def accumulate(self, batch: Sequence[TokenSequence], scale: float, seed: int, places: Sequence[int] = ()) -> Tensor:
@@ -148,12 +149,13 @@ class FastEngine:
             try:
                 return self._pass(packed, scale)
             except torch.OutOfMemoryError as error:
-                leaner = self.budget.without_host(work) if isinstance(error, NoHostMemory) else self.budget.leaner(self.plan, work)
+                self._unpinned = isinstance(error, NoHostMemory)
+                leaner = self.budget.without_host(work) if self._unpinned else self.budget.leaner(self.plan, work)
                 self._leaner = not self.fixed and leaner != self.plan
                 if not fresh or not self._leaner:
                     raise
             # Out of the handler, whose traceback held the failed pass's tensors. What it added to the gradients goes.
-            torch.cuda.empty_cache()
+            self._clear()
             self.lora.gradient.zero_()
             self.plan, self._leaner = leaner, False
 
@@ -188,8 +190,7 @@ class FastEngine:
                 return False
             self._embedding = self._embedding.cpu()
         self._leaner = False
-        if self._place.type == "cuda":
-            torch.cuda.empty_cache()
+        self._clear()
         return True
 
     def micro_batches(self, batch: Sequence[TokenSequence], _size: int) -> list[list[TokenSequence]]:
@@ -255,6 +256,15 @@ class FastEngine:
         for i in streamed:
             if not self._weights[i]:
                 self._weights[i] = [self._host.keep(group.weights()) for group in layers[i].groups]
+
+    def _clear(self) -> None:
+        """Gives back the memory that a pass which ended early has left; on the host only if that was what ran out."""
+        self._host.abandon()
+        if self._unpinned:
+            self._weights, self._unpinned = [[] for _ in self._layers], False
+            self._host.give_back()
+        if self._place.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _coming(self, i: int) -> list[Parked]:
         """Layer i's weights, if they come from host memory."""

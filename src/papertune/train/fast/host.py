@@ -81,6 +81,20 @@ class Host:
         """A copy for good. Raises NoHostMemory."""
         return Parked(tensor if self._outward is None else _pin(tensor.numel(), tensor.dtype).view(tensor.shape).copy_(tensor))
 
+    def abandon(self) -> None:
+        """A pass ended early: waits for what is on its way, and nothing is held any more."""
+        for stream in (self._outward, self._back):
+            if stream is not None:
+                stream.synchronize()
+        self._leaving.clear()
+        self._held.clear()
+
+    def give_back(self) -> None:
+        """Frees all pinned memory that nothing uses, slots included: of what a system lets a process pin, others need some too."""
+        self._pinned.clear()
+        if self._outward is not None:
+            torch._C._host_emptyCache()  # not every torch that papertune runs on has torch.accelerator's name for it
+
     def end_layer(self) -> None:
         """Bounds what is held: waits for the copies of the layer before last."""
         if self._outward is None or not self._held:

@@ -12,16 +12,20 @@ from papertune.errors import BadModel
 
 
 class Weights:
-    """The tensors of a base model by Hugging Face name. Files are mapped, not read: a tensor is in memory only while it is used."""
+    """The tensors of a base model by Hugging Face name. Files are mapped, not read: a tensor is in memory only while it is used.
+
+    They are asked for on the CPU and moved: asked for on a GPU, safetensors 0.8 pins memory for them, and Linux under Windows (WSL2) ran out of
+    what it may pin at nine gigabytes (its issue 858).
+    """
 
     def __init__(self, base: Base, device: torch.device, dtype: torch.dtype) -> None:
         from safetensors import SafetensorError, safe_open
 
-        self._base, self._dtype = base, dtype
+        self._base, self._device, self._dtype = base, device, dtype
         self._files: dict[str, Any] = {}
         for path in base.weight_files:
             try:
-                file = safe_open(path, framework="pt", device=str(device))
+                file = safe_open(path, framework="pt")
             except (SafetensorError, OSError) as error:
                 raise BadModel(f"{path} is damaged: {error}.", "Download the model again.") from error
             names = file.keys()  # type: ignore[no-untyped-call]
@@ -36,4 +40,4 @@ class Weights:
         wanted = (rows, columns) if columns else (rows,)
         if tensor.shape != wanted:
             raise BadModel(f"{self._base.folder}: {full} has shape {tuple(tensor.shape)}, not {wanted}.", "Download the model again.")
-        return tensor.to(self._dtype)
+        return tensor.to(self._device).to(self._dtype)
