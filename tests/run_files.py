@@ -93,7 +93,7 @@ def _training(folder: Path, files: dict[str, Any], steps: int, draw: random.Rand
     every = max(1, steps // 20)
     lines = [{"event": "start", "step": 0, "device": "an RTX 3070, bfloat16", "engine": "fast", "gpu_memory": 8 << 30}]
     lines += [{"event": "validation", "step": 0, "loss": 2.51, "bits_per_byte": 0.81, "sequences": 128}]
-    lines += [{"event": "plan", "step": 1, "layers": 32, "keep": 9, "offload": 0}]
+    lines += [{"event": "plan", "step": 1, "layers": 32, "keep": 9, "offload": 0, "attention": 7, "stream_every": 2, "of_a_later_version": 1}]
     for step in range(1, steps + 1):
         done = step / steps
         loss = 1.9 + 0.6 * math.exp(-6 * done) + draw.gauss(0, 0.09)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 
 from papertune.report.charts import Line, Point, Scale, Words, in_steps, line_chart, scale, span, thinned
 from papertune.report.facts import Absent, Facts, Training
 from papertune.report.markup import Content, Markup, element
 from papertune.report.parts import figures, missing, not_yet, section, table
 from papertune.report.words import count, counted, duration, fixed, gib, power, short, size
+from papertune.train.fast.plan import Plan, words
 
 ID, TITLE = "training", "Training"
 _FINE, _SMOOTH, _ROWS = 400, 40, 20  # points of a raw curve, of a smooth one; rows of the table below
@@ -110,13 +112,12 @@ def _end(points: Sequence[Point]) -> float:
 
 
 def _plan(found: Training) -> str | None:
-    """What became of the layers' activations between the passes, in words."""
-    plan = found.plan
-    if not plan:
+    """What became of the layers' activations and weights, in the words of the dry run. What another version of papertune said besides is left out."""
+    if not found.plan:
         return None
-    layers, keep, offload = plan["layers"], min(plan["keep"], plan["layers"]), plan["offload"]
-    fates = (("kept", keep), ("offloaded", offload), ("recomputed", layers - keep - offload))
-    return f"Of {counted(layers, 'layer')}: {', '.join(f'{number} {fate}' for fate, number in fates if number)}"
+    known = {field.name for field in fields(Plan)}
+    plan = Plan(**{name: value for name, value in found.plan.items() if name in known})
+    return words(plan, found.plan["layers"])
 
 
 def _numbers(found: Training) -> Markup:
