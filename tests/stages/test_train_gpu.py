@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -79,6 +80,29 @@ def test_another_amount_of_free_memory_changes_no_bit(data: Path, tmp_path: Path
         monkeypatch.setattr(Budget, "plan", lambda *_, plan=plan: plan)
         run(settings(data, tmp_path / "out", model=str(model), resume=str(tmp_path / "out" / "checkpoint-8")))
         assert losses(tmp_path / "out") == whole
+
+
+def test_a_system_that_pins_no_more_memory_is_gone_on_with(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Linux under Windows does after a while; it is asked once."""
+    from papertune.train.fast import host
+    from papertune.train.fast.budget import Budget
+    from papertune.train.fast.plan import Plan
+
+    model = wider_model(tmp_path / "model")
+    run(settings(data, tmp_path / "all", model=str(model)))
+    pin, pinned = host._pin, []
+
+    def some(count: int, dtype: Any) -> Any:
+        pinned.append(count)
+        if len(pinned) > 6:
+            raise host.NoHostMemory("as if")
+        return pin(count, dtype)
+
+    monkeypatch.setattr(host, "_pin", some)
+    monkeypatch.setattr(Budget, "plan", lambda *_: Plan() if len(pinned) > 6 else Plan(keep=1, offload=1, stream_every=1))
+    run(settings(data, tmp_path / "some", model=str(model)))
+    assert len(pinned) == 7
+    assert losses(tmp_path / "some") == losses(tmp_path / "all")
 
 
 @pytest.mark.parametrize("engine", ["fast", "reference"])
