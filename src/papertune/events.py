@@ -15,12 +15,16 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """Work of ``total`` units begins, of which ``done`` were finished by an earlier run; ``total`` is None when unknown."""
+    """Work of ``total`` units begins, of which ``done`` were finished by an earlier run; ``total`` is None when unknown.
+
+    ``uneven``: the first units tell nothing of how long the others take; each says itself what is left, once that is known.
+    """
 
     title: str
     total: int | None
     unit: str
     done: int = 0
+    uneven: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,16 +32,20 @@ def display() -> Iterator[OnEvent]:
 
         def render(self, task: Task) -> Text:
             left = task.fields["left"]
-            return super().render(task) if left is None else Text(duration(left), style="progress.remaining")
+            if left is None and not task.fields["uneven"]:
+                return super().render(task)
+            return Text("-:--:--" if left is None else duration(left), style="progress.remaining")
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"), TimeLeft())
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("", total=None, figures="", left=None, visible=False)
+        task = progress.add_task("", total=None, figures="", left=None, uneven=False, visible=False)
 
         def sink(event: Event) -> None:
             match event:
-                case Started(title, total, _, done):
-                    progress.reset(task, description=escape(title), total=total, completed=done, visible=True, figures="", left=None)
+                case Started(title, total, _, done, uneven):
+                    progress.reset(
+                        task, description=escape(title), total=total, completed=done, visible=True, figures="", left=None, uneven=uneven
+                    )
                 case Unit(done, _, figures, left):
                     shown = escape("  ".join(f"{name} {figure}" for name, figure in figures.items()))
                     progress.update(task, completed=done, figures=shown, left=left)
@@ -77,7 +81,7 @@ class PlainLines:
 
     def _left(self, done: int, now: float, told: float | None) -> str:
         here = done - self._started.done
-        if not self._started.total or here <= 0 or done >= self._started.total:
+        if not self._started.total or here <= 0 or done >= self._started.total or (told is None and self._started.uneven):
             return ""
         seconds = (now - self._since) / here * (self._started.total - done) if told is None else told
         return f", about {duration(seconds)} left"

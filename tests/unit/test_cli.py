@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import runpy
@@ -130,6 +131,44 @@ def test_a_step_that_knows_better_says_how_long_it_takes() -> None:
     sink(Started("Training", 10, "steps"))
     sink(Unit(5, left=300.0))
     assert lines[-1] == "  5 of 10 steps, about 5 min left\n"
+
+
+def test_nothing_is_guessed_from_first_steps_that_take_longer() -> None:
+    lines: list[str] = []
+    sink = PlainLines(lines.append, iter([0.0, 0.0, 20.0, 40.0]).__next__)
+    sink(Started("Training", 10, "steps", uneven=True))
+    sink(Unit(1))
+    sink(Unit(3, left=14.0))
+    assert lines[1:] == ["  1 of 10 steps\n", "  3 of 10 steps, about 14 s left\n"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no such terminals")
+def test_a_terminal_shows_a_bar_and_what_is_left_once_that_is_known() -> None:
+    import pty
+
+    steps = """
+import time
+from papertune.events import Started, Unit
+from papertune.progress import display
+with display() as sink:
+    sink(Started("Training", 9, "steps", uneven=True))
+    for done, left in ((1, None), (2, None), (3, 240.0)):
+        sink(Unit(done, left=left))
+        time.sleep(0.3)
+"""
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    child = subprocess.Popen([sys.executable, "-c", steps], stderr=theirs, env=environment)
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # the end of a terminal
+        while part := os.read(ours, 4096):
+            shown += part
+    os.close(ours)
+    assert child.wait() == 0
+    text = shown.decode()
+    assert set(re.findall(r"[1-9]/9", text)) >= {"2/9", "3/9"}
+    assert set(re.findall(r"-:--:--|\d+:\d\d:\d\d|\d+ min", text)) == {"-:--:--", "4 min"}
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(40, "40 s"), (300, "5 min"), (7800, "2 h 10 min")])

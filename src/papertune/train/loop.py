@@ -129,7 +129,7 @@ def train(
     pace = Pace(time.monotonic, state.validation_seconds)
     saved, saved_at = state.step, time.monotonic()
     engine.room = state.room.get(engine.name)
-    calls.on_event(Started("Training", steps, "steps", state.step))
+    calls.on_event(Started("Training", steps, "steps", state.step, uneven=True))
     if state.first_bits is None:
         state.first_bits = state.last_bits = _validate(engine, held_out, schedule, state, pace, calls, team)
     while not schedule.ends(state):
