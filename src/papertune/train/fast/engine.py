@@ -130,7 +130,7 @@ class FastEngine:
         self.room: int | None = None  # tokens that a micro-batch may have
         self._work = Work(0, 0, 0)  # the last micro-batch
         self._leaner = False  # memory ran out, and the next plan will need less
-        self._unpinned = False  # the host pinned no more, and what it has pinned is to be given back
+        self._host_full = False  # the host pinned no more, and what it has pinned is to be given back
 
     @torch.no_grad()
     def accumulate(self, batch: Sequence[TokenSequence], scale: float, seed: int, places: Sequence[int] = ()) -> Tensor:
@@ -149,8 +149,8 @@ class FastEngine:
             try:
                 return self._pass(packed, scale)
             except torch.OutOfMemoryError as error:
-                self._unpinned = isinstance(error, NoHostMemory)
-                leaner = self.budget.without_host(work) if self._unpinned else self.budget.leaner(self.plan, work)
+                self._host_full = isinstance(error, NoHostMemory)
+                leaner = self.budget.without_host(work) if self._host_full else self.budget.leaner(self.plan, work)
                 self._leaner = not self.fixed and leaner != self.plan
                 if not fresh or not self._leaner:
                     raise
@@ -260,8 +260,8 @@ class FastEngine:
     def _clear(self) -> None:
         """Gives back the memory that a pass which ended early has left; on the host only if that was what ran out."""
         self._host.abandon()
-        if self._unpinned:
-            self._weights, self._unpinned = [[] for _ in self._layers], False
+        if self._host_full:
+            self._weights, self._host_full = [[] for _ in self._layers], False
             self._host.give_back()
         if self._place.type == "cuda":
             torch.cuda.empty_cache()
