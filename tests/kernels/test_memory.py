@@ -97,7 +97,6 @@ class Link(Host):
 
     def __init__(self, device: torch.device) -> None:
         super().__init__(device)
-        self._held: list[Tensor] = []
         self._gone: deque[list[Tensor]] = deque()
 
     def park(self, _slot: str, tensor: Tensor) -> Parked:

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from papertune.cards import Card
 from papertune.device import GIB, memory
 from papertune.train.checkpoint import KEEP
-from papertune.train.fast.budget import HOST_SHARE, MARGIN, Link, capacity, choose, cut
+from papertune.train.fast.budget import HOST_SHARE, MARGIN, Link, capacity, choose, costs, cut
 from papertune.train.fast.flat import GROUPS, sizes
 from papertune.train.fast.memory import Sizes, Work
-from papertune.train.fast.plan import words
+from papertune.train.fast.plan import Fate, words
 from papertune.train.fast.shape import Shape
 
 RESERVE = 0.1  # of a card's memory: the driver, CUDA's own and the desktop (7.2 of 8 GiB remain)
@@ -62,12 +62,11 @@ def outlook(card: Card, shape: Shape, unsupported: str, rank: int, targets: Sequ
         plan = choose(measure, work, free=free, host_free=host, link=link)
         peak = resident + measure.peak(plan, work)
         _, offload, attention, again = plan.counts(shape.layers)
-        again_mlp = attention * 2 * shape.inner * shape.hidden / (products / shape.layers)  # in whole layers
-        moved, layer = measure.offloaded(most) / link.host, 2 * products / shape.layers * most / rate
-        seconds = REST + 4 * (products + shape.vocabulary * shape.hidden) * tokens / rate + (again + again_mlp) * layer * tokens / most
-        twice = 2 * max(0.0, 1 - (plan.dequantised + len(plan.streamed(shape.layers))) / shape.layers)
+        layer, cost = 2 * products / shape.layers * most / rate, costs(measure, work, link)
+        late = again * layer + attention * cost[Fate.ATTENTION] + offload * cost[Fate.OFFLOAD]  # of each micro-batch
+        seconds = REST + 4 * (products + shape.vocabulary * shape.hidden) * tokens / rate + late * tokens / most
+        twice = 2 * (1 - plan.ready(shape.layers) / shape.layers)
         seconds += len(parts) * twice * 2.5 * products / (card.bandwidth * 1e9)  # dequantised: half a byte read, two written
-        seconds += offload * (max(0.0, moved - layer) + max(0.0, moved - 2 * layer)) * tokens / most
         pinned = measure.on_host(plan, most)
         return Outlook(
             "fast", words(plan, shape.layers), peak, available, 2 * GIB + pinned, disk, tokens / seconds, peak + MARGIN <= available

@@ -105,8 +105,8 @@ def estimate(
         work = Work(tokens, sum(item.targets for item in longest), len(longest))
         foreseen = more.foresee(whole, int(at_depth(lambda m: m.resident)), work)
         plan, peak, pinned = foreseen.plan, foreseen.peak, foreseen.pinned
-        ready = plan.dequantised + len(plan.streamed(whole))  # what is streamed comes unnoticed
-        fates = {"attention": plan.attention, "keep": plan.keep, "offload": plan.offload, "dequantised": ready}
+        keep, offload, attention, _ = plan.counts(whole)
+        fates = {"attention": attention, "keep": keep, "offload": offload, "dequantised": plan.ready(whole)}  # what is streamed comes unnoticed
         for fate, layers in fates.items():  # instead of so many layers recomputed
             for kind, sign in ((fate, 1), ("recompute", -1)):
                 seconds += sign * (at_depth(_seconds_of(kind), layers) - at_depth(_seconds_of(kind), 0))

@@ -57,13 +57,13 @@ class Link:
 def choose(size: Sizes, work: Work, *, free: int, host_free: int, link: Link, pinned: Pinned = Pinned()) -> Plan:
     """The fastest plan whose peak fits ``free`` bytes of the card and ``host_free`` of host memory, what is pinned among them; the leanest one if
     none fits."""
-    layers, room, costs = size.shape.layers, free * (1 - SPARE), _costs(size, work, link)
+    layers, room, cost = size.shape.layers, free * (1 - SPARE), costs(size, work, link)
     for hold in (True, False):
         offload = _parked(Plan(offload=layers), size, work, pinned) + pinned.layers * size.layer_on_host <= host_free
         plans = _fitting(Plan(hold_weights=hold), size, work, room, offload=offload)
         if plans:
-            plans = [min(plans, key=lambda plan: sum(costs[plan.fate(i, layers)] for i in range(layers)))]
-            if offload and not costs[Fate.OFFLOAD]:  # keeping more than hides the last copies gains nothing then
+            plans = [min(plans, key=lambda plan: sum(cost[plan.fate(i, layers)] for i in range(layers)))]
+            if offload and not cost[Fate.OFFLOAD]:  # keeping more than hides the last copies gains nothing then
                 kept = min(plans[0].keep, KEPT)
                 moved = replace(plans[0], keep=kept, offload=layers - kept, attention=0)
                 plans = [moved] if plans[0].offload else [*plans, moved]
@@ -77,7 +77,7 @@ def choose(size: Sizes, work: Work, *, free: int, host_free: int, link: Link, pi
     return next(fitting, plans[peaks.index(min(peaks))])
 
 
-def _costs(size: Sizes, work: Work, link: Link) -> dict[Fate, float]:
+def costs(size: Sizes, work: Work, link: Link) -> dict[Fate, float]:
     """Seconds that a layer's fate costs: of matrix products and attention done again, or of what a link to the host takes longer than they do."""
     s, product = size.shape, 2 * work.tokens / link.rate
     matrix = product * s.inner * s.hidden  # each of the MLP's three
@@ -114,12 +114,8 @@ def _fitting(lean: Plan, size: Sizes, work: Work, room: float, *, offload: bool)
 
 def _readiest(plans: list[Plan], layers: int) -> Plan:
     """The plan with most layers whose weights need not be dequantised, if they are clearly more than the first's."""
-
-    def ready(plan: Plan) -> int:
-        return plan.dequantised + len(plan.streamed(layers))
-
-    most = max(plans, key=ready)
-    return most if ready(most) >= ready(plans[0]) + WORTH else plans[0]
+    most = max(plans, key=lambda plan: plan.ready(layers))
+    return most if most.ready(layers) >= plans[0].ready(layers) + WORTH else plans[0]
 
 
 def _filled(plan: Plan, size: Sizes, work: Work, room: float) -> Plan:

@@ -122,7 +122,6 @@ class FastEngine:
             self._layers.append(Layer(self.shape, layer.norm1, layer.norm2, groups, dropout))
         self._host = Host(self._place)
         self._weights: list[list[Parked]] = [[] for _ in self._layers]  # of each layer, dequantised in host memory, once they were asked for
-        self._streamed = range(0)  # the layers to which they come
         columns = [group.columns for group in groups]  # the same in every layer
         self.budget = Budget(self.shape, columns, self._head.element_size(), self._place, memory, dropout=dropout > 0)
         self.fixed = plan  # for every micro-batch, if not None
@@ -240,26 +239,19 @@ class FastEngine:
             return self._embedding[packed.ids]
         return self._embedding[packed.ids.cpu()].pin_memory().to(packed.ids.device, non_blocking=True)
 
-    def _stay(self, dequantised: int, streamed: range = range(0)) -> None:
-        """The first so many layers' weights stay dequantised, their LoRA weights made those of now; those of layers ``streamed`` are in host
-        memory, and none of them on the device."""
-        layers = self._layers
-        for layer in layers[dequantised:]:
+    def _stay(self, dequantised: int) -> None:
+        """The first so many layers' weights stay dequantised; their LoRA weights are made those of now."""
+        for layer in self._layers[dequantised:]:
             layer.stay(False)
-        for layer in layers[:dequantised]:
+        for layer in self._layers[:dequantised]:
             layer.stay(True)
-        self.budget.hold(min(dequantised, len(layers)))
-        self._streamed = streamed
-        self._host.wait_for_all()  # that a pass which ended early had called
-        for parked in chain.from_iterable(self._weights):
-            parked.device = None
-        for i in streamed:
-            if not self._weights[i]:
-                self._weights[i] = [self._host.keep(group.weights()) for group in layers[i].groups]
+        self.budget.hold(min(dequantised, len(self._layers)))
 
     def _clear(self) -> None:
         """Gives back the memory that a pass which ended early has left; on the host only if that was what ran out."""
         self._host.abandon()
+        for parked in chain.from_iterable(self._weights):
+            parked.device = None
         if self._host_full:
             self._weights, self._host_full = [[] for _ in self._layers], False
             self._host.give_back()
@@ -268,7 +260,7 @@ class FastEngine:
 
     def _coming(self, i: int) -> list[Parked]:
         """Layer i's weights, if they come from host memory."""
-        return self._weights[i] if i in self._streamed else []
+        return self._weights[i] if i in self.plan.streamed(len(self._layers)) else []
 
     def _lend(self, i: int) -> None:
         """Layer i uses the weights that came for it."""
@@ -276,11 +268,14 @@ class FastEngine:
             self._layers[i].lend(came)
 
     def _return(self, i: int) -> None:
-        if i in self._streamed:
+        if self._coming(i):
             self._layers[i].stay(False)
 
     def _pass(self, packed: Packed, scale: float) -> Tensor:
-        self._stay(self.plan.dequantised, self.plan.streamed(len(self._layers)))
+        self._stay(self.plan.dequantised)
+        for i in self.plan.streamed(len(self._layers)):
+            if not self._weights[i]:
+                self._weights[i] = [self._host.keep(group.weights()) for group in self._layers[i].groups]
         x, saved = self._forward(packed)
         loss, dx = self._loss(x, packed, scale)
         del x

@@ -138,11 +138,6 @@ class Host:
         for arrived in {one.arrived for one in parked if one.arrived is not None}:
             torch.cuda.current_stream().wait_event(arrived)
 
-    def wait_for_all(self) -> None:
-        """Nothing is on its way back any more."""
-        if self._back is not None:
-            torch.cuda.current_stream().wait_stream(self._back)
-
     def ahead(self, order: Sequence[int], small: Callable[[int], list[Parked]], large: Callable[[int], list[Parked]]) -> Iterator[int]:
         """``order``, of which each comes when what it needs is back. The ``small`` of one is called when the one before it comes; the ``large``
         when the one before it that has any comes: there is room for the large of two. The first of both are called at once."""

@@ -57,6 +57,10 @@ class Plan:
         """The layers whose weights come from host memory, from the last down. The first is none of them: nothing computes before it."""
         return range(layers - 1, max(0, self.dequantised - 1), -self.stream_every) if self.stream_every else range(0)
 
+    def ready(self, layers: int) -> int:
+        """How many layers' weights need not be dequantised: they stay so, or come so."""
+        return min(self.dequantised, layers) + len(self.streamed(layers))
+
     def counts(self, layers: int) -> tuple[int, int, int, int]:
         """How many of so many layers are kept, offloaded, kept but for the MLP, and recomputed."""
         keep = min(self.keep, layers)
