@@ -4,13 +4,15 @@
 
 The text is that of the real papers (``corpus.py``), or what an earlier call has left in --work. Without dropout, so that nothing but
 rounding tells the engines apart; how far that goes is told by the reference engine with one, two and four sequences at a time, each against
-each. A quarter of an hour on two cores; on a GPU, which so small a model leaves idle, all run side by side.
+each. A quarter of an hour on two cores. On a GPU, which so small a model leaves idle, all run side by side, and with them the reference
+engine on the CPU: the same NF4 numbers in float32, which tells whose 16 bits went astray.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -36,8 +38,9 @@ def main() -> None:
     if not (options.work / "val.jsonl").exists():
         write_examples(options.work, 4 * options.steps, options.tokens)
     where = device()
-    with ThreadPoolExecutor(1 if where == "CPU" else 4) as pool:
+    with ThreadPoolExecutor(1 if where == "CPU" else 5) as pool:
         runs = [pool.submit(losses, options, engine, size) for engine, size in (("fast", 1), ("reference", 1), ("reference", 2), ("reference", 4))]
+        float32 = None if where == "CPU" else pool.submit(losses, options, "reference", 1, on_cpu=True)
         fast, *references = (run.result() for run in runs)
     reference, apart = references[0], distances(fast, references[0])
     noise = [distances(one, other) for one, other in combinations(references, 2)]
@@ -53,6 +56,10 @@ def main() -> None:
         "largest_of_the_reference_cut_otherwise": [round(max(pair), 6) for pair in noise],
         "mean_of_the_reference_cut_otherwise": [round(statistics.mean(pair), 6) for pair in noise],
     }
+    if float32 is not None:
+        strays = [distances(curve, float32.result()) for curve in (fast, *references)]
+        row["largest_from_float32"] = [round(max(stray), 6) for stray in strays]  # the fast engine's, then the references'
+        row["mean_from_float32"] = [round(statistics.mean(stray), 6) for stray in strays]
     print(json.dumps(row))
     if options.record:
         record("curve", row, "torch", quiet=True)
@@ -80,14 +87,15 @@ def device() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
 
 
-def losses(options: argparse.Namespace, engine: str, size: int) -> list[float]:
+def losses(options: argparse.Namespace, engine: str, size: int, on_cpu: bool = False) -> list[float]:
     """Of each step of four sequences, ``size`` at a time. All see the same examples in the same order."""
-    output = options.work / f"{engine}-{size}"
+    output = options.work / f"{engine}-{size}{'-cpu' if on_cpu else ''}"
     flags = {"model": options.model, "train-file": options.work / "train.jsonl", "val-file": options.work / "val.jsonl", "output-dir": output}
     flags |= {"engine": engine, "lora-dropout": 0.0, "max-steps": options.steps, "epochs": 9, "max-seq-len": 2 * options.tokens}
     flags |= {"lr": 1e-3, "save-steps": 10_000, "sample-tokens": 0, "batch-size": size, "grad-accum": 4 // size}
+    environment = os.environ | ({"CUDA_VISIBLE_DEVICES": ""} if on_cpu else {})
     words = [f"--{name}={value}" for name, value in flags.items()]
-    subprocess.run([sys.executable, str(ROOT / "finetune" / "finetune.py"), *words], check=True)
+    subprocess.run([sys.executable, str(ROOT / "finetune" / "finetune.py"), *words], check=True, env=environment)
     return [line["loss"] for line in steps_of(output)]
 
 
