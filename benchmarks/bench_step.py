@@ -16,6 +16,7 @@ unsloth   Unsloth at its defaults, and with the sequences packed by hand
 fast      the engine under several plans, in 7.2 GiB on the slice; where its time goes, by kernel; the longest sequences
 caps      the engine left to plan for itself under many limits of memory: does it fit, and was the peak foreseen
 
+Of each peer also the longest sequence whose steps fit 7.2 GiB, all of the card computing.
 "slice" is 8 of the card's multiprocessors (a CUDA green context), about the matrix rate of an RTX 3070 but with more memory bandwidth a
 multiprocessor: a stand-in, not that card. Times are medians of whole steps (forward, backward, clipping, 8-bit AdamW), synchronised.
 MFU counts 6 operations a weight and token against 790 TFLOP/s, what an H100 or H200 reached on a large bf16 product.

@@ -68,7 +68,9 @@ class Card:
         if card == "slice" and self._slice is None:
             self._slice = part_of_the_card(SLICE)
         stream = self._slice[0] if card == "slice" else torch.cuda.current_stream()
-        torch.cuda.set_per_process_memory_fraction(self.cap * GIB / torch.cuda.get_device_properties(0).total_memory)
+        limit, told = round(self.cap * GIB), torch.cuda.mem_get_info
+        torch.cuda.set_per_process_memory_fraction(limit / torch.cuda.get_device_properties(0).total_memory)
+        torch.cuda.mem_get_info = lambda *_: (max(0, limit - torch.cuda.memory_reserved()), limit)  # by it Unsloth cuts its loss
         stream.wait_stream(torch.cuda.current_stream())
         try:
             with torch.cuda.stream(stream):
@@ -76,6 +78,7 @@ class Card:
             torch.cuda.synchronize()
         finally:
             torch.cuda.set_per_process_memory_fraction(1.0)
+            torch.cuda.mem_get_info = told
 
     def measure(
         self, record: Recorder, card: str, shape: str, what: str, step: Callable[[], object], tokens: int, *, steps: int, warm: int = 1,
@@ -106,6 +109,26 @@ class Card:
             mfu=round(6 * self.weights * tokens / median / RATE, 4), spread=round((max(times) - min(times)) / median, 3),
             alloc_gib=round(torch.cuda.max_memory_allocated() / GIB, 3), reserved_gib=round(torch.cuda.max_memory_reserved() / GIB, 3), **more(),
         )  # fmt: skip
+
+    def longest(self, record: Recorder, what: str, stepping: Callable[[int], Callable[[], object]], tokens: int) -> None:
+        """The longest sequence, to 256 tokens, whose steps fit 7.2 GiB. ``tokens`` one after another, so that no step follows one that failed:
+        what a stack keeps from step to step may not survive that."""
+        import torch
+
+        fits = 0
+        with self.on("capped"):
+            try:
+                while True:
+                    gc.collect()
+                    torch.cuda.empty_cache()
+                    step = stepping(tokens)
+                    for _ in range(2):
+                        step()
+                    torch.cuda.synchronize()
+                    fits, tokens = tokens, tokens + 256
+            except torch.OutOfMemoryError:
+                pass
+        record.write(card="capped", what=what, longest=fits, too_long=tokens)
 
     def profile(self, record: Recorder, card: str, what: str, step: Callable[[], object]) -> None:
         """Kernels a step and milliseconds by kind."""

@@ -94,14 +94,15 @@ def unsloth(options: argparse.Namespace) -> None:
         use_gradient_checkpointing="unsloth", random_state=0,
     )  # fmt: skip
     model.train()
-    _measure("unsloth", options, model, whole=True, packed=True)
+    _measure("unsloth", options, model, whole=True, packed=True, fits=8192)
 
 
 PARTS = {"hf": hf, "liger": liger, "compiled": compiled, "unsloth": unsloth}
 
 
-def _measure(part: str, options: argparse.Namespace, model: Any, *, whole: bool = False, packed: bool = False) -> None:
-    """Rows for the shapes of a step; ``packed``: also with the sequences end to end as one, as Unsloth takes them."""
+def _measure(part: str, options: argparse.Namespace, model: Any, *, whole: bool = False, packed: bool = False, fits: int = 1024) -> None:
+    """Rows for the shapes of a step; ``packed``: also with the sequences end to end as one, as Unsloth takes them. Of the longest sequence it is
+    known that ``fits`` tokens do."""
     import torch
     from bitsandbytes.optim import AdamW8bit
 
@@ -143,3 +144,4 @@ def _measure(part: str, options: argparse.Namespace, model: Any, *, whole: bool 
     if whole:
         card.measure(record, "whole", "1x4x512", "micro-batches of 1", default, 2048, steps=5)
         card.measure(record, "whole", "1x4x512", "one micro-batch of 4", single, 2048, steps=5)
+    card.longest(record, "one sequence", lambda n: stepping([tokens(1, n)]), fits)
