@@ -329,7 +329,7 @@ def fast(options: argparse.Namespace) -> None:
     card.cap = 4.5
     run("slice", "1x4x512", "lean, a sequence at a time, 4.5 GiB", four, micro=4, **lean)
     card.cap = CAP
-    for tokens in (30 * 1024, 32 * 1024):
+    for tokens in (32 * 1024, 48 * 1024):
         run("capped", f"1x{tokens}", "lean, embedding on the host", [tokens], steps=1, **lean)
 
 
