@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -35,7 +35,8 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
         os.replace(part, path)
         sync_folder(path.parent)
     except BaseException as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # a name too long is too long here too
+            part.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise from_os_error(error, path) from error
         raise
@@ -44,7 +45,12 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
 def write_text(path: Path, text: str) -> None:
     """Writes ``text`` as UTF-8 with the line ends it has. A lone surrogate (an odd file name) becomes its escape, which JSON reads back."""
     with writing(path) as file:
-        file.write(text.encode("utf-8", "backslashreplace"))
+        file.write(as_bytes(text))
+
+
+def as_bytes(text: str) -> bytes:
+    """As ``write_text`` writes it."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:

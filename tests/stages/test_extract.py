@@ -142,6 +142,69 @@ def test_outputs_of_files_that_are_gone_stay(pdfs: Path, out: Path, extract: Ext
     assert (out / "a.txt").exists()
 
 
+def test_a_paper_of_another_folder_does_not_take_the_place_of_one_read_before(pdfs: Path, out: Path, extract: Extract, tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    (pdfs / "a.pdf").write_bytes(hostile.paper(1))
+    (tmp_path / "more" / "a.pdf").write_bytes(hostile.paper(2))
+    extract()
+    first = outputs(out)
+    extract(tmp_path / "more")
+    assert len(outputs(out)) == 4
+    assert first.items() <= outputs(out).items()
+    both = outputs(out)
+    assert extract(pdfs, tmp_path / "more").fresh
+    assert outputs(out) == both
+
+
+def test_two_papers_that_share_a_text_are_read_apart(pdfs: Path, out: Path, extract: Extract, tmp_path: Path) -> None:
+    """As a version of papertune left them that let one overwrite the other."""
+    (tmp_path / "more").mkdir()
+    (pdfs / "a.pdf").write_bytes(hostile.paper(1))
+    (tmp_path / "more" / "a.pdf").write_bytes(hostile.paper(2))
+    extract()
+    text = (out / "a.txt").read_text()
+    extract(tmp_path / "more")
+    items = read_manifest(out / ".resume.json")[1]
+    for suffix in ("txt", "blocks.json"):
+        (out / f"{items['../more/a.pdf']['output']}.{suffix}").replace(out / f"a.{suffix}")
+    with Manifest(out / ".resume.json", {}) as manifest:
+        manifest.record(**{**items["../more/a.pdf"], "output": "a"})
+    assert extract(pdfs, tmp_path / "more").states == {"ok": 2}
+    assert sorted(path.read_text() == text for path in out.glob("*.txt")) == [False, True]
+    assert extract().fresh
+
+
+def test_a_folder_that_was_moved_keeps_its_names(pdfs: Path, out: Path, extract: Extract, tmp_path: Path) -> None:
+    (pdfs / "a.pdf").write_bytes(hostile.paper(1))
+    extract()
+    before = outputs(out)
+    extract(pdfs.rename(tmp_path / "papers"))
+    assert outputs(out) == before
+
+
+def test_a_persons_own_texts_are_not_written_over_nor_removed(pdfs: Path, extract: Extract) -> None:
+    (pdfs / "a.pdf").write_bytes(hostile.paper(1))
+    (pdfs / "scan.pdf").write_bytes(hostile.pdf(""))
+    for name in ("a.txt", "scan.txt"):
+        (pdfs / name).write_text("my own notes")
+    assert extract(output_dir=pdfs).states == {"ok": 1, "too_short": 1}
+    assert [(pdfs / name).read_text() for name in ("a.txt", "scan.txt")] == ["my own notes"] * 2
+    assert [path for path in pdfs.glob("*.txt") if path.name.startswith("a-")]
+    assert extract(output_dir=pdfs).fresh
+
+
+def test_a_text_that_was_edited_is_set_aside_when_it_must_be_written_anew(pdfs: Path, out: Path, extract: Extract) -> None:
+    (pdfs / "a.pdf").write_bytes(hostile.paper(1))
+    extract()
+    (out / "a.txt").write_text("corrected by hand\n")
+    events: list[Event] = []
+    extract(min_length=150, on_event=events.append)
+    (aside,) = out.glob("a.txt.edited-*")
+    assert aside.read_text() == "corrected by hand\n"
+    assert "corrected" not in (out / "a.txt").read_text()
+    assert [event.text for event in events if isinstance(event, Notice) and aside.name in event.text]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="names and pipes that Windows has not")
 def test_odd_names_and_odd_files_are_fine(pdfs: Path, out: Path, extract: Extract) -> None:
     for name, data in hostile.ODD_NAMES.items():

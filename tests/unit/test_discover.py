@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from papertune.errors import FolderMissing
-from papertune.extract.discover import Found, discover, name_outputs
+from papertune.extract.discover import Found, discover, folded, name_outputs
 
 
 def sources(*folders: Path) -> list[str]:
@@ -64,9 +64,12 @@ def test_a_subfolder_that_cannot_be_listed_is_told_and_the_rest_is_found(tmp_pat
     assert "shut" in told[0]
 
 
-def names(*sources: str, earlier: dict[str, str] | None = None) -> list[str]:
+def names(*sources: str, earlier: dict[str, str] | None = None, owners: dict[str, str] | None = None, longest: int = 200) -> list[str]:
+    """Each file's hash is its source; ``owners`` are those of names that this run's files have not had."""
     files = [Found("/in", source.rpartition("/")[0] + "/", source.rpartition("/")[2]) for source in sources]
-    return name_outputs(files, [(earlier or {}).get(source, "") for source in sources])
+    had = earlier or {}
+    owned = {folded(name): source for source, name in had.items()} | (owners or {})
+    return name_outputs(files, sources, [(had[source], source) if source in had else ("", "") for source in sources], owned, longest)
 
 
 def test_a_name_is_the_files_own_where_it_can_be() -> None:
@@ -94,6 +97,18 @@ def test_a_mark_depends_on_the_path_alone() -> None:
 def test_a_name_once_given_is_kept_when_files_are_added() -> None:
     assert names("a/p.pdf", "b/p.pdf", earlier={"b/p.pdf": "p"})[1] == "p"
     assert names("a/p.pdf", "b/p.pdf", earlier={"b/p.pdf": "p"})[0].startswith("p-")
+
+
+def test_only_the_same_bytes_may_have_a_name_that_is_in_use() -> None:
+    assert names("a.pdf", owners={"a": "another file's"})[0].startswith("a-")
+    assert names("A.pdf", owners={"a": ""})[0].startswith("A-")
+    assert names("a.pdf", owners={"a": "a.pdf"}) == ["a"]
+    assert names("a.pdf", earlier={"a.pdf": "a"}, owners={"a": "another file's"})[0].startswith("a-")
+
+
+def test_names_fit_the_file_system() -> None:
+    name = names("n" * 190 + ".pdf", longest=112)[0]
+    assert len(f"{name}-12345678.txt.edited-12345678") <= 143
 
 
 @pytest.mark.parametrize(

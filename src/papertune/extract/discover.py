@@ -7,14 +7,15 @@ import os
 import re
 import stat
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from papertune.errors import FolderMissing, FolderUnreadable
 
 SUFFIXES = (".pdf", ".epub")
-_LONGEST = 200  # bytes of a name without suffix, so that NAME.blocks.json.part stays under the 255 of most file systems
+_LONGEST = 200  # bytes of a name without suffix
+_BESIDE = len("-12345678.txt.edited-12345678")  # the most that is put behind it
 _DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)  # reserved on Windows, whatever follows the dot
 
 
@@ -109,33 +110,43 @@ def _file(entry: os.DirEntry[str], folder: str, inside: str) -> Found:
     return Found(folder, inside, entry.name, status.st_size, status.st_mtime_ns)
 
 
-def name_outputs(files: Sequence[Found], earlier: Sequence[str]) -> list[str]:
+def longest_name(folder: Path) -> int:
+    """Bytes that a name without suffix may have in this folder: of most file systems' 255, of an encrypted one's 143, of Windows' 260 for a path."""
+    limit = 259 - len(str(folder.absolute())) if os.name == "nt" else os.pathconf(folder, "PC_NAME_MAX")
+    return max(_BESIDE, min(_LONGEST, limit - _BESIDE))
+
+
+def name_outputs(
+    files: Sequence[Found], hashes: Sequence[str], earlier: Sequence[tuple[str, str]], owners: Mapping[str, str], longest: int = _LONGEST
+) -> list[str]:
     """A name without suffix for each file's outputs, no two alike on any file system.
 
-    ``earlier`` has for each file the name that an earlier run gave it, or "": it is kept. Of several files that want the same name, a PDF
-    goes before an EPUB, then the first; the others get a mark made from their path, so that it stays theirs.
+    ``hashes`` are the files' own. ``earlier`` has for each file the name that an earlier run gave it and the hash it had then, or twice "": the
+    name is kept. ``owners`` says of the names in use, folded, from which bytes their text is, "" of one that a person has written; only the same
+    bytes, moved to another place, may have them. Of several files that want the same name, a PDF goes before an EPUB, then the first; the others
+    get a mark made from their path, so that it stays theirs.
     """
     names = [""] * len(files)
     taken: set[str] = set()
     wanting = []
-    for index, kept in enumerate(earlier):
-        if kept and _folded(kept) not in taken:
+    for index, (kept, had) in enumerate(earlier):
+        if kept and folded(kept) not in taken and owners.get(folded(kept)) == had:
             names[index] = kept
-            taken.add(_folded(kept))
+            taken.add(folded(kept))
         else:
             wanting.append(index)
     for index in sorted(wanting, key=lambda index: not files[index].is_pdf):
-        name = plain = _portable(files[index].name.rpartition(".")[0])
+        name = plain = _portable(files[index].name.rpartition(".")[0], longest)
         attempt = 0
-        while _folded(name) in taken:
+        while folded(name) in taken or owners.get(folded(name), hashes[index]) != hashes[index]:
             name = f"{plain}-{_mark(files[index].source, attempt)}"
             attempt += 1
         names[index] = name
-        taken.add(_folded(name))
+        taken.add(folded(name))
     return names
 
 
-def _folded(name: str) -> str:
+def folded(name: str) -> str:
     """Two names with the same folding may be one file: case and Unicode form do not count everywhere."""
     return unicodedata.normalize("NFC", name.casefold())
 
@@ -144,13 +155,13 @@ def _mark(source: str, attempt: int) -> str:
     return hashlib.sha256(f"{source}\0{attempt}".encode("utf-8", "surrogateescape")).hexdigest()[:8]
 
 
-def _portable(stem: str) -> str:
+def _portable(stem: str, longest: int) -> str:
     """The name, changed only where some system, shell or archive would stumble over it."""
     safe = "".join("_" if char in '<>:"/\\|?*' or unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") else char for char in stem)
     safe = safe.rstrip(". ")
     if safe[:1] in ("-", ".", "~", " ") or _DEVICES.fullmatch(safe) or not safe:
         safe = "_" + safe
     encoded = safe.encode()
-    if len(encoded) > _LONGEST:
-        safe = encoded[: _LONGEST - 9].decode(errors="ignore") + "-" + hashlib.sha256(encoded).hexdigest()[:8]
+    if len(encoded) > longest:
+        safe = encoded[: longest - 9].decode(errors="ignore") + "-" + hashlib.sha256(encoded).hexdigest()[:8]
     return safe

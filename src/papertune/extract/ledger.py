@@ -6,10 +6,12 @@ outputs are there. ``size`` and ``mtime`` spare hashing a file that was not touc
 
 An item in the state ``started`` was being read, by ``engine``, when papertune ended without a word: ``ends`` counts how often. One in the
 state ``waiting`` still has that engine before it. ``failures`` lists the backends that have failed on the file, with state and reason.
+``text`` tells whether the text is as it was written, or a person has been at it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,12 +20,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from papertune.config import ExtractConfig
-from papertune.extract.discover import Found
+from papertune.extract.discover import Found, folded
 from papertune.extract.engines import Engines
 from papertune.extract.reading import Answer
 from papertune.extract.states import PASSING, STATES, WRITTEN, State
-from papertune.files import PART
+from papertune.files import PART, as_bytes
 from papertune.manifest import Item, Manifest, key_of
+from papertune.records import Document
 
 CODE_VERSION = 1
 """Raised when this room would write something else for the same file."""
@@ -35,7 +38,8 @@ ENDS = 3
 @dataclass(slots=True)
 class Job:
     """A file to be read. ``chain`` are the backends still before it, the next one first; ``scan`` are those for a file without a text layer,
-    ``second`` the one for a file on which the first is unsure. ``output`` is its outputs' name without suffix."""
+    ``second`` the one for a file on which the first is unsure. ``output`` is its outputs' name without suffix, ``text`` the mark of the text that
+    an earlier run wrote there."""
 
     file: Found
     sha256: str
@@ -46,6 +50,7 @@ class Job:
     second: tuple[str, ...] = ()
     failures: list[tuple[str, State, str]] = field(default_factory=list)
     ends: int = 0
+    text: str = ""
 
     def look_again(self) -> None:
         """If the second look fails, the first one's word is taken."""
@@ -58,6 +63,18 @@ def text_path(folder: Path, output: str) -> Path:
 
 def sidecar_path(folder: Path, output: str) -> Path:
     return folder / f"{output}.blocks.json"
+
+
+def mark_of(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()[:16]
+
+
+def _source_of(sidecar: Path) -> str:
+    """The SHA-256 of the file that these outputs are of; "" when that cannot be told."""
+    try:
+        return Document.from_json(sidecar.read_text(encoding="utf-8")).sha256
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def known_hash(item: Item, file: Found) -> str:
@@ -77,6 +94,7 @@ class Ledger:
     def __init__(self, manifest: Manifest, folder: Path, settings: Mapping[str, Any]) -> None:
         """Removes what a killed run was writing: the lock on the manifest is held, so no one else writes here."""
         self._manifest = manifest
+        self.folder = folder
         self._folder = str(folder.absolute())
         self._there = set(os.listdir(folder))  # noqa: PTH208 - a Path a file costs more than the call
         for name in [name for name in self._there if name.endswith((f".txt{PART}", f".blocks.json{PART}"))]:
@@ -87,6 +105,25 @@ class Ledger:
     def item(self, file: Found) -> Item:
         """What is known of the file, perhaps nothing."""
         return self._manifest.items.get(self._key(file), {})
+
+    def owners(self) -> dict[str, str]:
+        """Of each name in use for outputs, folded, the SHA-256 of the file that was read into them; "" for a text that papertune has not written:
+        no item speaks of it and no sidecar lies beside it."""
+        owners: dict[str, str] = {}
+        for item in self._manifest.items.values():
+            name, sha256 = item.get("output"), item["sha256"]
+            if name and owners.setdefault(folded(name), sha256) != sha256:  # one overwrote the other, as earlier versions did
+                owners[folded(name)] = _source_of(sidecar_path(self.folder, name))
+        for name in self._there:
+            stem, dot, suffix = name.rpartition(".")
+            if dot + suffix == ".txt" and f"{stem}.blocks.json" not in self._there:
+                owners.setdefault(folded(stem), "")
+        return owners
+
+    def edited(self, job: Job) -> bool:
+        """Whether the text that an earlier run wrote for this file has been changed since."""
+        path = text_path(self.folder, job.output)
+        return bool(job.text) and path.is_file() and mark_of(path.read_bytes()) != job.text
 
     def made(self, sha256: str) -> str:
         """From which bytes, with which settings and by which version of this code."""
@@ -132,6 +169,8 @@ class Ledger:
     def ended(self, job: Job, answer: Answer, engine: str, *, limits: tuple[float, int]) -> None:
         """Written after the outputs are safely on disk. ``limits`` are seconds and MiB."""
         found = {"pages": answer.pages, "chars": answer.chars, **({"doubts": answer.doubts} if answer.doubts else {})}
+        if answer.state in WRITTEN:
+            found["text"] = mark_of(as_bytes(answer.text))
         self._record(job, answer.state, answer.reason, engine=engine, **found, failures=job.failures, limits=limits, output=job.output)
 
     def ended_unread(self, file: Found, state: State, reason: str, sha256: str) -> None:
@@ -141,7 +180,7 @@ class Ledger:
             self._manifest.record(self._key(file), **fields)
 
     def _record_open(self, job: Job, state: str) -> None:
-        self._record(job, state, "", engine=job.chain[0], ends=job.ends, failures=job.failures, output=job.output)
+        self._record(job, state, "", engine=job.chain[0], ends=job.ends, failures=job.failures, output=job.output, text=job.text)
 
     def _record(self, job: Job, state: str, reason: str, **more: Any) -> None:
         file = job.file

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from papertune.device import cores
-from papertune.extract.discover import Found, name_outputs
+from papertune.extract.discover import Found, longest_name, name_outputs
 from papertune.extract.engines import Engines
 from papertune.extract.ledger import Job, Ledger, known_hash
 from papertune.extract.states import State, Tally
@@ -52,7 +52,9 @@ def take_stock(files: Sequence[Found], ledger: Ledger, engines: Engines, again: 
         else:
             first[sha256] = file
             readable.append((file, item, sha256))
-    outputs = name_outputs([file for file, _, _ in readable], [item.get("output", "") for _, item, _ in readable])
+    earlier = [(item["output"], item["sha256"]) if "output" in item else ("", "") for _, item, _ in readable]
+    hashes = [sha256 for _, _, sha256 in readable]
+    outputs = name_outputs([file for file, _, _ in readable], hashes, earlier, ledger.owners(), longest_name(ledger.folder))
     for (file, item, sha256), output in zip(readable, outputs, strict=True):
         made = ledger.made(sha256)
         known = ledger.ended_as(item, made, output)
@@ -68,6 +70,7 @@ def take_stock(files: Sequence[Found], ledger: Ledger, engines: Engines, again: 
         else:
             chains = (engines.epub,) if kind == "epub" else (engines.pdf, engines.scan, engines.second)
             job = Job(file, sha256, made, output, *chains)
+            job.text = str(item.get("text", ""))
             ledger.resume(job)
             stock.jobs.append(job)
     return stock
