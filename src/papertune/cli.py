@@ -7,6 +7,7 @@ progress end and stops between two units; the second stops at once. Nothing heav
 from __future__ import annotations
 
 import errno
+import io
 import os
 import signal
 import sys
@@ -16,13 +17,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import Field, fields
 from importlib import import_module
 from pathlib import Path
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import Any
 
 import click
 
 from papertune import __version__
 from papertune.config import CONFIGS, Config, PlanConfig, convert, flag_of, hints_of, is_list, words
+from papertune.dataset.outputs import TRAIN, VAL
 from papertune.errors import ExitCode, Interrupted, PapertuneError, from_os_error
 from papertune.events import Event, OnEvent, Report, Unit, ignore
 from papertune.launch import launch
@@ -193,7 +195,6 @@ _MODULES = {
     "analyze": "analyze.stage",
     "report": "report.stage",
 }
-_PIPELINE = ("extract", "prepare", "train", "export")
 _STEPS: dict[str, type[Config]] = {config.step: config for config in CONFIGS}
 
 
@@ -209,25 +210,36 @@ for _name, _config in _STEPS.items():
         papertune.add_command(StepCommand("plan", PlanConfig, {}))
 
 
-@papertune.command()
+class _RunCommand(click.Command):
+    """Takes several words after ``--input-dir``, as its step does."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, list(_repeat_flags(args, {"--input-dir"})))
+
+
+@papertune.command(cls=_RunCommand)
 @click.option("--input-dir", multiple=True, help="Folders of papers; other settings come from papertune.toml.")
 @click.option("--model", help="Base model, as for papertune train.")
 def run(input_dir: tuple[str, ...], model: str | None) -> None:
     """All four steps, each skipped when nothing has changed, and report.html of them."""
-    flags: dict[str, dict[str, Any]] = {name: {} for name in _PIPELINE}
-    if input_dir:
-        flags["extract"]["input_dir"] = tuple(Path(folder) for folder in input_dir)
-    if model:
-        flags["train"]["model"] = model
-    configs = [_STEPS[name].resolve(flags[name]) for name in _PIPELINE]
-    for config in [*configs, _report_of(*configs)]:
+    folders = {"input_dir": tuple(Path(folder) for folder in input_dir)} if input_dir else {}
+    for config in _pipeline(folders, {"model": model} if model else {}):
         execute(config)
 
 
-def _report_of(extract: Any, prepare: Any, train: Any, export: Any) -> Config:
-    """The settings of the report on a run with these settings."""
-    folders = {"text_dir": extract.output_dir, "dataset_dir": prepare.output_dir, "lora_dir": train.output_dir, "gguf": (export.gguf_path,)}
-    return _STEPS["report"].resolve({}, defaults=folders)
+def _pipeline(extract_flags: Mapping[str, Any], train_flags: Mapping[str, Any]) -> list[Config]:
+    """The settings of the four steps and of the report. Each reads what the one before it writes, wherever that is, unless it is told otherwise."""
+
+    def step(name: str, flags: Mapping[str, Any] = MappingProxyType({}), **defaults: Any) -> Any:
+        return _STEPS[name].resolve(flags, defaults=defaults)
+
+    extract, lora = step("extract", extract_flags), step("train", train_flags).output_dir
+    prepare = step("prepare", input_dir=extract.output_dir, trained=lora)
+    files = {"train_file": prepare.output_dir / TRAIN, "val_file": prepare.output_dir / VAL}
+    train = step("train", train_flags, **files, max_seq_len=prepare.max_tokens)
+    export = step("export", lora_path=lora / "final", val_file=train.val_file)
+    report = step("report", text_dir=extract.output_dir, dataset_dir=prepare.output_dir, lora_dir=lora, gguf=(export.gguf_path,))
+    return [extract, prepare, train, export, report]
 
 
 @papertune.command()
@@ -249,20 +261,24 @@ def doctor() -> None:
 
 def main(args: list[str] | None = None) -> None:
     """The command ``papertune``."""
-    _wait_quietly()
+    _settle()
     sys.exit(guarded(lambda: papertune.main(args, prog_name="papertune", standalone_mode=False)))
 
 
 def script(step: str, **defaults: Any) -> None:
     """A step under a script's own name: those of ``finetune/``, ``pdf_analyzer_pro.py``. ``defaults`` take the place of the config's."""
-    _wait_quietly()
+    _settle()
     command = StepCommand(Path(sys.argv[0]).name, _STEPS[step], defaults, as_script=True)
     sys.exit(guarded(lambda: command.main(standalone_mode=False)))
 
 
-def _wait_quietly() -> None:
-    """OpenMP threads that wait for work sleep instead of spinning, which on a busy machine costs most of the time. Read when torch loads."""
+def _settle() -> None:
+    """OpenMP threads that wait for work sleep instead of spinning, which on a busy machine costs most of the time: read when torch loads. What a
+    terminal, or a file on Windows, has no letter for is printed as its number."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _say(text: str) -> None:

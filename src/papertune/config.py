@@ -311,6 +311,8 @@ def _convert(hint: Any, value: Any) -> Any:
     if is_list(hint):
         item = get_args(hint)[0]
         parts = [value] if isinstance(value, str) else value
+        if not all(isinstance(part, str) for part in parts):
+            raise TypeError(value)
         if item is str:
             parts = [word.strip() for part in parts for word in part.split(",")]
         elif isinstance(value, str):
@@ -320,6 +322,8 @@ def _convert(hint: Any, value: Any) -> Any:
         return _WORDS[value.lower()]
     if isinstance(value, bool) != (hint is bool) or (hint is int and isinstance(value, float)):
         raise TypeError(value)
+    if hint is Path:
+        return Path(os.path.expanduser(value))  # noqa: PTH111 - which leaves a name that only looks like a home
     return hint(value)
 
 
@@ -344,8 +348,7 @@ def _check(value: Any, spec: Field[Any]) -> None:
 
 def _from_toml(config: type[Config], path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
-            tables = tomllib.load(file)
+        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
@@ -354,24 +357,37 @@ def _from_toml(config: type[Config], path: Path) -> dict[str, Any]:
     for name in tables:
         if name not in known:
             raise UnknownSetting(f"{path}: there is no step [{name}].", f"The steps are: {', '.join(sorted(known))}.")
-    table, hints = tables.get(config.step, {}), hints_of(config)
-    specs = {spec.name: spec for spec in fields(config)}
+    table, known_names = tables.get(config.step, {}), _names(config)
+    if not isinstance(table, dict):
+        raise BadValue(f"{path}: {config.step} is not a table.", f"Write [{config.step}], and its settings on lines of their own below.")
     values = {}
     for key, value in table.items():
         name = key.replace("-", "_")
-        if name not in specs:
+        if name not in known_names:
             raise UnknownSetting(f"{path}: [{config.step}] has no setting {key}.", f"See the flags of: papertune {config.step} --help.")
-        values[name] = convert(specs[name], hints[name], value, f"{path} [{config.step}] {key}")
+        spec = known_names[name]
+        values[spec.name] = _named(config, spec, name, value, f"{path} [{config.step}] {key}")
     return values
 
 
 def _from_environment(config: type[Config], environ: Mapping[str, str]) -> dict[str, Any]:
-    hints, values = hints_of(config), {}
-    for spec in fields(config):
-        variable = f"PAPERTUNE_{config.step}_{spec.name}".upper()
+    values = {}
+    for name, spec in _names(config).items():
+        variable = f"PAPERTUNE_{config.step}_{name}".upper()
         if variable in environ:
-            values[spec.name] = convert(spec, hints[spec.name], environ[variable], f"environment variable {variable}")
+            values[spec.name] = _named(config, spec, name, environ[variable], f"environment variable {variable}")
     return values
+
+
+def _names(config: type[Config]) -> dict[str, Field[Any]]:
+    """The fields by what they may be called in a file: their own name, and that of their flag (``no_resume``)."""
+    return {name: spec for spec in fields(config) for name in (spec.name, flag_of(spec).lstrip("-").replace("-", "_").lower())}
+
+
+def _named(config: type[Config], spec: Field[Any], name: str, value: Any, where: str) -> Any:
+    """The value for the field; one given under ``no_…`` says the opposite."""
+    converted = convert(spec, hints_of(config)[spec.name], value, where)
+    return not converted if name == f"no_{spec.name}" else converted
 
 
 def words(hint: Any) -> str:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,6 +46,27 @@ def test_every_error_is_one_line_with_its_id_and_exit_code(error: type[Papertune
     said = capsys.readouterr().err
     assert code == error.exit_code
     assert said == f"papertune: error[{error.id}]: The file a\\nb is bad. Mend it.\n"
+
+
+def test_run_reads_each_step_where_the_one_before_it_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = '[extract]\noutput-dir = "t"\n[prepare]\noutput-dir = "d"\nmax-tokens = 256\n[train]\noutput-dir = "l"\n'
+    (tmp_path / "papertune.toml").write_text(settings)
+    ran: list[Any] = []
+    monkeypatch.setattr(cli, "execute", ran.append)
+    cli.papertune.commands["run"].main(["--input-dir", "a", "b", "--model", "tiny"], standalone_mode=False)
+    extract, prepare, train, export, report = ran
+    assert (extract.input_dir, prepare.input_dir, prepare.trained) == ((Path("a"), Path("b")), Path("t"), Path("l"))
+    assert (train.model, train.train_file, train.val_file, train.max_seq_len) == ("tiny", Path("d/train.jsonl"), Path("d/val.jsonl"), 256)
+    assert (export.lora_path, export.val_file) == (Path("l/final"), Path("d/val.jsonl"))
+    assert (report.text_dir, report.dataset_dir, report.lora_dir) == (Path("t"), Path("d"), Path("l"))
+
+
+def test_a_letter_that_the_output_has_not_is_no_fault(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "papertune", "prepare", "--help"]
+    answer = subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONIOENCODING": "cp1252"}, capture_output=True, check=False)
+    assert (answer.returncode, answer.stderr) == (0, b"")
+    assert b"\\u2248" in answer.stdout
 
 
 def test_every_error_stands_in_the_documentation() -> None:

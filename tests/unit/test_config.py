@@ -33,6 +33,9 @@ def test_lists_come_from_every_source(tmp_path: Path) -> None:
         ("[train]\nepochs = 1.5\n", ["epochs", "whole number"]),
         ("[train]\nbatch_size = true\n", ["batch_size", "whole number"]),
         ("[train\n", ["papertune.toml", "cannot be read"]),
+        ("train = 'x'\n", ["train is not a table", "[train]"]),
+        ("[[train]]\n", ["train is not a table"]),
+        ("[train]\ntarget-modules = [1]\n", ["target-modules", "a list"]),
     ],
 )
 def test_a_bad_value_in_the_file_is_named(tmp_path: Path, text: str, words: list[str]) -> None:
@@ -41,6 +44,19 @@ def test_a_bad_value_in_the_file_is_named(tmp_path: Path, text: str, words: list
     with pytest.raises(BadValue) as error:
         TrainConfig.resolve({}, environ={}, toml=toml)
     assert all(word in str(error.value) for word in words)
+
+
+def test_a_flag_that_says_no_is_known_by_its_name_too(tmp_path: Path) -> None:
+    toml = tmp_path / "papertune.toml"
+    toml.write_text("[extract]\nno-resume = true\n")
+    assert ExtractConfig.resolve({}, environ={}, toml=toml).resume is False
+    assert ExtractConfig.resolve({}, environ={"PAPERTUNE_EXTRACT_NO_RESUME": "0"}, toml=toml).resume is True
+
+
+def test_a_file_as_windows_editors_write_it_is_read_and_home_is_known(tmp_path: Path) -> None:
+    toml = tmp_path / "papertune.toml"
+    toml.write_text('[extract]\noutput-dir = "~/texts"\n', encoding="utf-8-sig")
+    assert ExtractConfig.resolve({}, environ={}, toml=toml).output_dir == Path.home() / "texts"
 
 
 @pytest.mark.parametrize("text", ["[tarin]\nlr = 1e-4\n", "[train]\nlearning_rate = 1e-4\n"])
