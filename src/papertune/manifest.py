@@ -112,6 +112,12 @@ class Manifest:
         self.items[key] = item
         self._end += len(line) - len(_CLOSE)
 
+    def start_afresh(self, header: Mapping[str, Any]) -> None:
+        """Forgets all items."""
+        self._file.close()
+        self.items = {}
+        self._file = self._rewrite(header, ())
+
     def close(self) -> None:
         self._file.close()
         self._lock.release()

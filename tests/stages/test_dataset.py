@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import random
 import re
 from pathlib import Path
@@ -13,8 +14,9 @@ import pytest
 from papertune import prompts
 from papertune.base import open_base
 from papertune.config import PrepareConfig
+from papertune.dataset.read import read_paper
 from papertune.dataset.stage import run
-from papertune.errors import BadDataset, BadValue, FolderMissing, NoInputFiles, TooFewPapers
+from papertune.errors import BadDataset, BadValue, FolderMissing, FolderUnreadable, NoInputFiles, TooFewPapers
 from papertune.events import Notice, Report, Started, Unit
 from papertune.manifest import read_manifest
 from papertune.records import Example, read_examples
@@ -246,6 +248,46 @@ def test_pages_and_source_come_from_the_sidecar(tmp_path: Path) -> None:
     assert found[0].pages
     assert found[0].pages[0] == 2
     assert all(a.pages <= b.pages for a, b in itertools.pairwise(found))
+
+
+def test_a_failed_run_leaves_what_is_known_of_the_earlier_one(papers: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    prepare(papers, out)
+    before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    (tmp_path / "one").mkdir()
+    write_papers(tmp_path / "one", count=1, seed=1)
+    with pytest.raises(TooFewPapers):
+        prepare(tmp_path / "one", out)
+    assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
+    assert prepare(papers, out).fresh
+
+
+def test_linked_folders_are_read_once_and_cards_of_datasets_are_no_papers(papers: Path, tmp_path: Path) -> None:
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "papers").symlink_to(papers)
+    (tmp_path / "text" / "loop").symlink_to(tmp_path / "text")
+    for name in ("first", "second"):
+        assert prepare(tmp_path / "text", tmp_path / "text" / name).states["ok"] == 40
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be"])
+def test_a_heading_needs_no_blank_line_and_text_may_have_a_byte_order_mark(tmp_path: Path, encoding: str) -> None:
+    text = "\ufeff" * (encoding == "utf-16-be") + "# A Title\nSome words.\n## Methods\nOther words\nthat go on."
+    (tmp_path / "own.txt").write_text(text, encoding=encoding)
+    paper = read_paper(tmp_path / "own.txt", tmp_path)
+    assert (paper.title, [(block.text, block.level) for block in paper.blocks]) == (
+        "A Title",
+        [("Some words.", 0), ("Methods", 1), ("Other words that go on.", 0)],
+    )
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_a_text_that_may_not_be_read_is_named(tmp_path: Path) -> None:
+    write_papers(tmp_path / "text", count=3, seed=1)
+    shut = next((tmp_path / "text").glob("*.txt"))
+    shut.chmod(0)
+    with pytest.raises(FolderUnreadable, match=shut.name):
+        prepare(tmp_path / "text", tmp_path / "out")
 
 
 def test_a_persons_own_wrapped_text_is_read(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_the_whole_run_is_on_the_page(whole: ReportConfig) -> None:
         "scans without a text layer",
         "keeps 9 of 32 layers, recomputes the MLP of 7, recomputes 16, has 16 dequantised in host memory",
         "7.16 GiB of 8.00 GiB",
-        "2.446 bits a token where the tuned model needs 2.411 (0.035 more)",
+        "2.446 bits a byte where the tuned model needs 2.411 (0.035 more)",
         "same likeliest next token in 93.8",
         "Every link that can be compared holds (11)",
         "paper-000.pdf, page 4",

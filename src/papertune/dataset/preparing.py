@@ -54,7 +54,8 @@ def prepare(config: PrepareConfig, files: list[Path], key: str, settings: dict[s
             )
         )
     header = {"step": "prepare", "code": CODE_VERSION, "settings": settings, "extraction": _extraction(config.input_dir)}
-    with Manifest(config.output_dir / MANIFEST, header, resume=False) as manifest, Scratch(config.output_dir) as scratch:
+    place = config.output_dir / MANIFEST
+    with Manifest(place, read_manifest(place)[0]) as manifest, Scratch(config.output_dir) as scratch:
         spool, samples, paragraphs = Spool(scratch), Partitions(scratch), Partitions(scratch)
         for number, made in _make_all(config, files, on_event):
             spool.add(number, made)
@@ -90,6 +91,7 @@ def prepare(config: PrepareConfig, files: list[Path], key: str, settings: dict[s
         )
         write_text(config.output_dir / CARD, card(contents))
         write_text(config.output_dir / PAGE, page(contents))
+        manifest.start_afresh(header)  # until here the earlier dataset holds, and what is known of it
         for k, entry in enumerate(entries):
             of = dict(zip(("of", "shared", "jaccard"), copies.get(k, ()), strict=False))
             manifest.record(entry.name, source=entry.source, sha256=entry.sha256, state=states[k], chunks=len(entry), **of)

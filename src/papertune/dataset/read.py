@@ -5,13 +5,16 @@ Reads what extraction writes (light Markdown, one paragraph a line) and a person
 
 from __future__ import annotations
 
+import codecs
 import hashlib
+import os
 import re
 from collections import defaultdict, deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from papertune.dataset.outputs import CARD
+from papertune.dataset.outputs import CARD, MANIFEST
 from papertune.errors import FolderMissing, FolderUnreadable, NoInputFiles
 from papertune.records import RUNNING, Document, markdown
 
@@ -48,10 +51,11 @@ class Paper:
     blocks: list[Block] = field(default_factory=list)
 
 
-def find_papers(folder: Path, output_dir: Path) -> list[Path]:
-    """The text files under ``folder`` in a fixed order, without hidden ones and without those under ``output_dir``.
+def find_papers(folder: Path, output_dir: Path, warn: Callable[[str], None]) -> list[Path]:
+    """The text files under ``folder`` in a fixed order, without hidden ones, those under ``output_dir`` and what was written about a dataset.
 
-    Raises FolderMissing, FolderUnreadable or NoInputFiles.
+    Links to folders are followed, each folder once. Subfolders that cannot be listed are told to ``warn``. Raises FolderMissing,
+    FolderUnreadable or NoInputFiles.
     """
     if not folder.is_dir():
         raise FolderMissing(f"--input-dir {folder}: there is no such folder.", "Run extract_text.py first, or name the folder with your text files.")
@@ -61,9 +65,9 @@ def find_papers(folder: Path, output_dir: Path) -> list[Path]:
         raise FolderUnreadable(f"--input-dir {folder} cannot be read: {error.strerror}.", "Check the folder's permissions.") from error
     output = output_dir.resolve()
     within = folder.resolve() in output.parents
-    found = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
-    found = [path for path in found if not _hidden(path.relative_to(folder))]
-    kept = [path for path in found if not (within and output in path.resolve().parents) and path.resolve() != output / CARD]
+    found = [path for path in _files(folder, warn) if path.suffix.lower() in SUFFIXES and path.is_file()]
+    found = [path for path in found if not (path.name == CARD and path.with_name(MANIFEST).is_file())]
+    kept = [path for path in found if not (within and output in path.resolve().parents)]
     if not kept:
         raise NoInputFiles(f"--input-dir {folder} holds no .txt or .md file.", "Run extract_text.py first, or name the folder with your text files.")
     return sorted(kept, key=lambda path: path.relative_to(folder).as_posix())
@@ -90,19 +94,38 @@ def read_paper(path: Path, folder: Path) -> Paper:
     return paper
 
 
-def _hidden(relative: Path) -> bool:
-    return any(part.startswith(".") for part in relative.parts)
+def _files(folder: Path, warn: Callable[[str], None]) -> Iterator[Path]:
+    """Whatever is not hidden. What a link leads to comes last, so that it is found under its own name where it has one."""
+
+    def left_out(error: OSError) -> None:
+        warn(f"The folder {error.filename} was left out: {error.strerror}.")
+
+    seen: set[tuple[int, int]] = set()
+    pending = [folder]
+    while pending:
+        for where, folders, names in os.walk(pending.pop(0), onerror=left_out):
+            status = Path(where).stat()
+            if (status.st_dev, status.st_ino) in seen:
+                folders.clear()
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            pending += [path for path in (Path(where, name) for name in folders) if path.is_symlink()]
+            yield from (Path(where, name) for name in names if not name.startswith("."))
 
 
 def _decode(raw: bytes) -> str:
-    """UTF-8 with or without mark; text of older programs is taken as Windows-1252, which cannot fail but may hold marks of damage."""
+    """UTF-8 with or without mark, or UTF-16 with one, as Windows' editor has it; text of older programs is taken as Windows-1252, which cannot fail
+    but may hold marks of damage."""
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return raw.decode("utf-16", errors="replace")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError:
         return raw.decode("cp1252", errors="replace")
 
 
-_BLANK = re.compile(r"\n[ \t]*\n\s*")
+_BREAK = re.compile(r"\n[ \t]*\n\s*|\n(?=#{1,6}[ \t])")  # a heading ends a paragraph without a blank line: CommonMark 0.31, 4.2
 _HEADING = re.compile(r"(#{1,6})[ \t]+(.*?)[ \t#]*(?:\n|$)")
 _WRAP = re.compile(r"\s*\n\s*")
 
@@ -112,7 +135,7 @@ def parse(text: str) -> tuple[str, list[Block]]:
     title = ""
     blocks: list[Block] = []
     behind = 0
-    gaps = [match.span() for match in _BLANK.finditer(text)]
+    gaps = [match.span() for match in _BREAK.finditer(text)]
     for gap in [*gaps, (len(text), len(text))]:
         start, end, behind = behind, *gap
         while start < end and text[start].isspace():

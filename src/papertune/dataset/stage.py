@@ -19,8 +19,8 @@ from papertune.dataset.mix import Mix
 from papertune.dataset.outputs import CARD, CODE_VERSION, LEFT_OUT, MANIFEST, PAGE, TRAIN, VAL
 from papertune.dataset.read import find_papers, sidecar_of
 from papertune.device import disk_free, gpus
-from papertune.errors import BadDataset
-from papertune.events import OnEvent, Report, ignore
+from papertune.errors import BadDataset, FolderUnreadable
+from papertune.events import Notice, OnEvent, Report, ignore
 from papertune.files import make_folder, sha256_of
 from papertune.manifest import key_of, read_manifest
 
@@ -33,7 +33,7 @@ def run(config: PrepareConfig, *, on_event: OnEvent = ignore) -> Report:
     Raises FolderMissing, FolderUnreadable, NoInputFiles, TooFewPapers, BadModel, MissingLibrary, ModelAccess, Busy, DiskFull, CannotWrite.
     """
     Mix.of(config.mix)  # said before any work
-    files = find_papers(config.input_dir, config.output_dir)
+    files = find_papers(config.input_dir, config.output_dir, lambda text: on_event(Notice(text, "warning")))
     settings = {name: value for name, value in asdict(config).items() if name not in _NO_EFFECT}
     key = key_of(_content(files, config), settings, CODE_VERSION)
     make_folder(config.output_dir)
@@ -56,10 +56,11 @@ def run(config: PrepareConfig, *, on_event: OnEvent = ignore) -> Report:
 def _content(files: list[Path], config: PrepareConfig) -> str:
     """One hash over names and bytes of all that is read."""
     digest = hashlib.sha256()
-    for path in files:
-        for part in (path, sidecar_of(path)):
-            if part.is_file():
-                digest.update(f"{part.relative_to(config.input_dir).as_posix()!r} {sha256_of(part)}\n".encode())
+    for part in (part for path in files for part in (path, sidecar_of(path)) if part.is_file()):
+        try:
+            digest.update(f"{part.relative_to(config.input_dir).as_posix()!r} {sha256_of(part)}\n".encode())
+        except OSError as error:
+            raise FolderUnreadable(f"{part} cannot be read: {error.strerror}.", "Check the file's permissions.") from error
     if config.replay:
         try:
             digest.update(sha256_of(config.replay).encode())

@@ -50,7 +50,7 @@ def _check(gguf: Gguf) -> Markup:
     return element(
         "p",
         element("b", "Checked. "),
-        f"Run by llama.cpp it needs {fixed(found['gguf_bits'], 3)} bits a token where the tuned model needs {fixed(found['model_bits'], 3)} "
+        f"Run by llama.cpp it needs {fixed(found['gguf_bits'], 3)} bits a byte where the tuned model needs {fixed(found['model_bits'], 3)} "
         f"({fixed(abs(lost), 3)} {'more' if lost >= 0 else 'fewer'}), and has the same likeliest next token in "
         f"{percent(found['agreement'], 1)} of {counted(int(found['tokens']), 'place')}.",
         class_="good",
