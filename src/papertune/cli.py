@@ -14,11 +14,12 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import Field, fields
 from importlib import import_module
 from pathlib import Path
 from types import FrameType, MappingProxyType
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -30,6 +31,7 @@ from papertune.events import Event, OnEvent, Report, Unit, ignore
 from papertune.launch import launch
 
 _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
+_HANG_UP = getattr(signal, "SIGHUP", 0)  # which Windows has not
 _WIDE = 24  # characters of choices that stand beside a flag; more go behind its note
 
 
@@ -91,25 +93,34 @@ def _keep_traceback() -> Path:
 
 
 class CtrlC:
-    """While active, the first Ctrl-C (or SIGTERM) makes the event sink raise Interrupted after the unit in progress."""
+    """While active, the first Ctrl-C (or SIGTERM, or the terminal closing) makes the event sink raise Interrupted after the unit in progress.
+
+    Work goes on without a display where there is nobody left to show it to: a terminal that was closed, ``tee`` ended by the same Ctrl-C.
+    """
 
     def __init__(self, sink: OnEvent) -> None:
         self._sink, self._asked = sink, False
 
     def __call__(self, event: Event) -> None:
-        self._sink(event)
+        try:
+            self._sink(event)
+        except OSError:
+            self._sink = ignore
         if self._asked and isinstance(event, Unit):
             raise Interrupted
 
     def __enter__(self) -> CtrlC:
-        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        asking = [number for number in (signal.SIGINT, signal.SIGTERM, _HANG_UP) if number and signal.getsignal(number) != signal.SIG_IGN]
+        self._before = {number: signal.signal(number, self._ask) for number in asking}
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _ask(self, _number: int, _frame: FrameType | None) -> None:
+    def _ask(self, number: int, _frame: FrameType | None) -> None:
+        if self._asked and number == _HANG_UP:  # a closing terminal says so twice
+            return
         if self._asked:
             raise KeyboardInterrupt
         self._asked = True
@@ -126,7 +137,8 @@ def execute(config: Config, *, as_script: bool = False) -> Report:
             return run_step(config, on_event)
     with display() as sink, CtrlC(sink) as on_event:
         report = run_step(config, on_event)
-    show_report(report, as_script=as_script)
+    with suppress(OSError):  # nobody left to read it
+        show_report(report, as_script=as_script)
     return report
 
 
@@ -262,14 +274,14 @@ def doctor() -> None:
 def main(args: list[str] | None = None) -> None:
     """The command ``papertune``."""
     _settle()
-    sys.exit(guarded(lambda: papertune.main(args, prog_name="papertune", standalone_mode=False)))
+    _leave(guarded(lambda: papertune.main(args, prog_name="papertune", standalone_mode=False)))
 
 
 def script(step: str, **defaults: Any) -> None:
     """A step under a script's own name: those of ``finetune/``, ``pdf_analyzer_pro.py``. ``defaults`` take the place of the config's."""
     _settle()
     command = StepCommand(Path(sys.argv[0]).name, _STEPS[step], defaults, as_script=True)
-    sys.exit(guarded(lambda: command.main(standalone_mode=False)))
+    _leave(guarded(lambda: command.main(standalone_mode=False)))
 
 
 def _settle() -> None:
@@ -281,5 +293,16 @@ def _settle() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def _leave(code: int) -> NoReturn:
+    """Ends with this code, and not with Python's own for output that nobody reads any more."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    sys.exit(code)
+
+
 def _say(text: str) -> None:
-    print(f"papertune: {text}", file=sys.stderr, flush=True)
+    with suppress(OSError):
+        print(f"papertune: {text}", file=sys.stderr, flush=True)

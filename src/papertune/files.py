@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 PART = ".part"
 _PIECE = 8 << 20  # bytes read at a time: a thread that reads large files seldom asks for the interpreter
+_NOT_OFFERED = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.ENOSYS)  # what network file systems answer to fsync of a folder
 _TYPES = {"float32": "F32", "uint8": "U8"}  # numpy's names to those of safetensors
 
 
@@ -93,6 +95,9 @@ def sync_folder(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NOT_OFFERED:
+            raise
     finally:
         os.close(handle)
 

@@ -34,6 +34,7 @@ from papertune.errors import Busy, from_os_error
 VERSION = 1
 _CLOSE = b"\n]}\n"
 _AT_ONCE = 1000  # lines
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 Item = dict[str, Any]
 
 
@@ -156,7 +157,8 @@ class Manifest:
 
 
 class Lock:
-    """A lock file held by one process; the system lets go of it when the process ends, however it ends."""
+    """A lock file held by one process; the system lets go of it when the process ends, however it ends. No lock on a file system without locks,
+    such as some clusters' and shares: there a person sees to it that only one papertune writes."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -173,6 +175,8 @@ class Lock:
 
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            if error.errno in _NO_LOCKS:
+                return
             self._file.close()
             raise Busy(f"Another papertune is writing into {path.parent}.", "Wait until it ends, or choose another output folder.") from error
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import groupby
 from pathlib import Path
 
@@ -37,7 +37,9 @@ def display() -> Iterator[OnEvent]:
             return Text("-:--:--" if left is None else duration(left), style="progress.remaining")
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"), TimeLeft())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    progress = Progress(*columns, console=Console(stderr=True))
+    progress.start()
+    try:
         task = progress.add_task("", total=None, figures="", left=None, uneven=False, visible=False)
 
         def sink(event: Event) -> None:
@@ -53,6 +55,9 @@ def display() -> Iterator[OnEvent]:
                     progress.console.print(escape(text), style="yellow" if level == "warning" else None, highlight=False)
 
         yield sink
+    finally:
+        with suppress(OSError):  # the terminal was closed
+            progress.stop()
 
 
 class PlainLines:

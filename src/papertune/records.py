@@ -7,6 +7,7 @@ An ``Example`` is one line of ``train.jsonl`` or ``val.jsonl``.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,6 +131,8 @@ class Example:
         prompt = raw.get("prompt", "")
         if not isinstance(text, str) or not isinstance(prompt, str):
             raise BadDataset(f'{where} has no "text" string.', "Each line must be a JSON object such as {\"text\": \"…\"}; run prepare_dataset.py.")
+        if _HALF.search(text) or _HALF.search(prompt):
+            raise BadDataset(f"{where} holds half a character (a lone surrogate).", "Remove it, or run prepare_dataset.py.")
         return cls(
             id=str(raw.get("id", where)),
             paper=str(raw.get("paper", "")),
@@ -146,7 +149,7 @@ class Example:
 def read_examples(path: Path) -> Iterator[Example]:
     """The examples of a JSON-lines file, in order. Raises BadDataset, naming the line."""
     try:
-        lines = path.open(encoding="utf-8")
+        lines = path.open(encoding="utf-8-sig")
     except OSError as error:
         raise BadDataset(f"{path} cannot be read: {error.strerror}.", "Run prepare_dataset.py first, or name the file with the flag.") from error
     with lines:
@@ -156,7 +159,7 @@ def read_examples(path: Path) -> Iterator[Example]:
                     continue
                 try:
                     raw = json.loads(line)
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise BadDataset(f"{path}, line {number} is not JSON: {error}.", "Run prepare_dataset.py again.") from error
                 if not isinstance(raw, dict):
                     raise BadDataset(f"{path}, line {number} is not a JSON object.", "Run prepare_dataset.py again.")
@@ -165,5 +168,9 @@ def read_examples(path: Path) -> Iterator[Example]:
             raise BadDataset(f"{path} is not UTF-8 text: {error.reason}.", "Run prepare_dataset.py again.") from error
 
 
+_HALF = re.compile("[\ud800-\udfff]")  # of a letter: JSON can write it, and no tokenizer reads it
+
+
 def _pair(value: Any) -> tuple[int, int] | None:
-    return (int(value[0]), int(value[1])) if isinstance(value, list | tuple) and len(value) == 2 else None
+    whole = isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(number, int) for number in value)
+    return (value[0], value[1]) if whole else None

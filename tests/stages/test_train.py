@@ -219,6 +219,21 @@ def test_other_settings_begin_anew_and_keep_the_earlier_run(copy: Path, data: Pa
     assert (copy / "earlier-2" / "final").is_dir()
 
 
+def test_a_run_that_another_took_the_place_of_is_brought_back(data: Path, whole: tuple[Path, list[Event], Report], tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        run(settings(data, tmp_path), on_event=stop_after(7))
+    run(settings(data, tmp_path, lr=1e-3, max_steps=2))
+    said: list[Event] = []
+    run(settings(data, tmp_path), on_event=said.append)
+    assert "is back in" in notices(said)
+    assert "step 7" in notices(said)
+    assert adapter_hash(tmp_path / "final") == adapter_hash(whole[0] / "final")
+    assert losses(tmp_path) == losses(whole[0])
+    assert not (tmp_path / "earlier-1").exists()
+    assert run(settings(data, tmp_path, lr=1e-3, max_steps=2)).fresh
+    assert run(settings(data, tmp_path)).fresh
+
+
 def test_resume_refuses_other_settings_and_names_them(copy: Path, data: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsChanged, match=r"lora_rank was 16, is 8") as caught:
         run(settings(data, copy, lora_rank=8, resume="auto"))
@@ -260,6 +275,51 @@ def test_a_torn_checkpoint_is_named_and_skipped_or_refused(harm: str, copy: Path
     assert adapter_hash(copy / "final") == adapter_hash(whole[0] / "final")
 
 
+def test_resume_refuses_when_no_checkpoint_is_whole(copy: Path, data: Path) -> None:
+    shutil.rmtree(copy / "final")
+    for folder in copy.glob("checkpoint-*"):
+        (folder / "optimizer.safetensors").unlink()
+    with pytest.raises(BadCheckpoint, match=r"No checkpoint in .* is whole"):
+        run(settings(data, copy, resume="auto"))
+
+
+def test_a_bit_that_turned_in_what_a_checkpoint_says_is_found(copy: Path) -> None:
+    path = copy / "checkpoint-12" / "checkpoint.json"
+    path.write_text(path.read_text().replace('"position": 48', '"position": 49'))
+    with pytest.raises(BadCheckpoint, match="not as it was written"):
+        checkpoint.read_checkpoint(path.parent)
+
+
+def test_an_old_checkpoint_that_cannot_be_deleted_stops_nothing(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows while another program reads it."""
+
+    deleted = checkpoint.discard
+
+    def discard(folder: Path) -> None:
+        if folder.name == "checkpoint-2":
+            raise PermissionError(13, "in use", str(folder))
+        deleted(folder)
+
+    monkeypatch.setattr(checkpoint, "discard", discard)
+    run(settings(data, tmp_path, save_steps=2))
+    assert (tmp_path / "checkpoint-2").is_dir()
+    assert (tmp_path / "final").is_dir()
+
+
+def test_a_run_stopped_after_resuming_from_a_named_checkpoint_says_how_to_go_on(copy: Path, data: Path) -> None:
+    with pytest.raises(Interrupted, match="--resume auto"):
+        run(settings(data, copy, resume=str(copy / "checkpoint-8")), on_event=stop_after(10))
+    run(settings(data, copy, resume="auto"))
+
+
+def test_max_steps_counts_steps_whatever_the_batch(copy: Path, data: Path) -> None:
+    run(settings(data, copy, max_steps=10))
+    with pytest.raises(Interrupted):
+        run(settings(data, copy / "other", max_steps=10), on_event=stop_after(6))
+    run(settings(data, copy / "other", max_steps=10, resume="auto", grad_accum=2))
+    assert max(losses(copy / "other")) == 10
+
+
 def test_resume_of_nothing(data: Path, tmp_path: Path) -> None:
     with pytest.raises(BadCheckpoint, match="no checkpoint at"):
         run(settings(data, tmp_path, resume=str(tmp_path / "checkpoint-4")))
@@ -281,7 +341,8 @@ def test_micro_batches_of_any_shape_train_the_same(data: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("train", "val", "error"),
-    [("", '{"text": "A."}', BadDataset), ('{"text": "A."}', "", TooFewPapers), (None, "", BadDataset), ("{", '{"text": "A."}', BadDataset)],
+    [("", '{"text": "A."}', BadDataset), ('{"text": "A."}', "", TooFewPapers), (None, "", BadDataset), ("{", '{"text": "A."}', BadDataset)]
+    + [(line, '{"text": "A."}', BadDataset) for line in ("[" * 100_000, '{"text": "half \\ud800"}')],
 )
 def test_an_unusable_dataset_is_said_before_anything_is_written(train: str | None, val: str, error: type[PapertuneError], tmp_path: Path) -> None:
     if train is not None:
@@ -335,6 +396,23 @@ def test_patience_stops_when_validation_no_longer_improves_and_keeps_the_best(tm
     assert open_adapter(tmp_path / "out" / "final").provenance["bits_per_byte"]["after"] == min(bits)
     assert adapter_hash(tmp_path / "out" / "final") == adapter_hash(tmp_path / "out" / "best")
     assert run(config).fresh
+
+
+def test_the_best_adapter_comes_along_from_another_folder_and_is_no_other_runs(tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "data", train=60, val=2)
+    (data / "train.jsonl").write_text("".join(json.dumps({"text": "zq xv " * 30, "paper": str(i)}) + "\n" for i in range(60)))
+    worse = {"patience": 2, "eval_steps": 2, "lr": 0.02, "save_steps": 1}
+    run(settings(data, tmp_path / "whole", **worse))
+    last = max(losses(tmp_path / "whole"))
+    run(settings(data, tmp_path / "new", **worse, resume=str(tmp_path / "whole" / f"checkpoint-{last - 1}")))
+    assert adapter_hash(tmp_path / "new" / "final") == adapter_hash(tmp_path / "whole" / "best")
+    run(settings(data, tmp_path / "else", max_steps=2, eval_steps=2))
+    shutil.rmtree(tmp_path / "whole" / "best")
+    said: list[Event] = []
+    shutil.rmtree(tmp_path / "else" / "final")
+    run(settings(data, tmp_path / "else", **worse, resume=str(tmp_path / "whole" / f"checkpoint-{last - 1}")), on_event=said.append)
+    assert "best adapter of this run is not in" in notices(said)
+    assert adapter_hash(tmp_path / "else" / "final") != adapter_hash(tmp_path / "else" / "earlier-1" / "best")
 
 
 def test_a_dry_run_writes_nothing_and_tells_time_memory_and_disk(data: Path, tmp_path: Path) -> None:

@@ -103,6 +103,67 @@ def test_the_first_ctrl_c_waits_for_the_unit_and_the_second_does_not() -> None:
     assert seen == [Unit(1), Notice("half way through unit 2"), Unit(2)]
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no such signal")
+def test_a_terminal_that_closes_is_one_ctrl_c_however_often_it_says_so() -> None:
+    with cli.CtrlC(lambda _: None) as on_event:
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGHUP)
+        with pytest.raises(Interrupted):
+            on_event(Unit(1))
+
+
+WORK = """
+import sys, time
+from pathlib import Path
+from papertune import cli
+from papertune.config import PrepareConfig
+from papertune.events import Notice, Report, Started, Unit
+
+def work(config, on_event):
+    on_event(Started("Working", 30, "units"))
+    for number in range(1, 31):
+        time.sleep(0.02)
+        on_event(Notice(f"line {number}"))
+        Path("done").write_text(str(number))
+        on_event(Unit(number))
+    return Report("prepare")
+
+cli.run_step = work
+cli._settle()
+cli._leave(cli.guarded(lambda: cli.execute(PrepareConfig())))
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes and terminals of POSIX")
+def test_work_goes_on_when_nobody_reads_its_lines_any_more(tmp_path: Path) -> None:
+    command, environ = [sys.executable, "-c", WORK], {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environ) as run:
+        assert run.stdout is not None
+        run.stdout.readline()
+        run.stdout.close()
+    assert run.returncode == 0
+    assert (tmp_path / "done").read_text() == "30"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes and terminals of POSIX")
+@pytest.mark.parametrize("disowned", [True, False])
+def test_work_outlives_its_terminal_or_ends_with_what_it_has(disowned: bool, tmp_path: Path) -> None:
+    import pty
+
+    child, terminal = pty.fork()
+    if child == 0:
+        os.chdir(tmp_path)
+        if disowned:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        os.execve(sys.executable, [sys.executable, "-c", WORK], {**os.environ, "PYTHONPATH": str(ROOT / "src")})
+    while b"line 3" not in os.read(terminal, 4096):
+        pass
+    os.close(terminal)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    done = int((tmp_path / "done").read_text())
+    assert (code, done) == (0, 30) if disowned else (code == ExitCode.INTERRUPTED and 3 <= done < 30)
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [

@@ -8,6 +8,7 @@ torch = pytest.importorskip("torch")
 
 from papertune.kernels.blockwise import dynamic_map  # noqa: E402
 from papertune.train.adam import AdamW8bit  # noqa: E402
+from papertune.train.optimizer import Optimizer  # noqa: E402
 
 
 @pytest.mark.parametrize("shape", [(16, 32), (16, 300), (64, 128)])  # float32; 8 bits with a block that is not full; whole blocks
@@ -47,3 +48,14 @@ def test_state_in_eight_bits_trains_nearly_as_float32() -> None:
         ends.append(torch.cat([parameter.detach() for parameter in parameters]))
     assert float(ends[1].abs().mean()) < 0.02
     assert float((ends[0] - ends[1]).abs().mean()) < 0.02
+
+
+def test_a_checkpoint_made_without_half_precision_goes_on_with_it() -> None:
+    """From a CPU, or a card that computes in bfloat16, to one that has float16 alone."""
+    weights = {"a": torch.nn.Parameter(torch.ones(64, 64))}
+    first, second = Optimizer(weights, half=False), Optimizer(weights, half=False)
+    weights["a"].grad = torch.ones(64, 64)
+    first.step(1e-3)
+    second._scaler = torch.amp.GradScaler("cpu")
+    second.load_state(*first.state())
+    assert second.scale > 1

@@ -12,11 +12,13 @@ Only safetensors and JSON: reading a checkpoint runs no code.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,10 +96,15 @@ def write_checkpoint(
             "optimizer": dict(optimizer_rest),
             "files": {path.name: sha256_of(path) for path in sorted(beside.iterdir())},
         }
-        write_text(beside / STATE, json.dumps(content, indent=2) + "\n")
+        write_text(beside / STATE, json.dumps({**content, "sha256": _hash(content)}, indent=2) + "\n")
     for old in sorted(_numbered(output), key=_step)[:-KEEP]:
-        discard(old)
+        with suppress(OSError):  # on Windows another program may have a file of it open; the next checkpoint tries again
+            discard(old)
     return place
+
+
+def _hash(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
@@ -108,6 +115,8 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         content = json.loads((folder / STATE).read_text(encoding="utf-8"))
         if content["version"] != VERSION:
             raise BadCheckpoint(f"{folder} was written by another version of papertune (format {content['version']}).", _REMEDY)
+        if content.pop("sha256", None) not in (None, _hash(content)):  # early checkpoints have none
+            raise BadCheckpoint(f"{folder / STATE} is not as it was written.", _REMEDY)
         for name, wanted in content["files"].items():
             if sha256_of(folder / name) != wanted:
                 raise BadCheckpoint(f"{folder / name} is not as it was written.", _REMEDY)
@@ -149,6 +158,23 @@ def set_aside(output: Path, names: Iterable[str]) -> Path | None:
     except OSError as error:
         raise from_os_error(error, earlier) from error
     return earlier
+
+
+def earlier_ones(output: Path) -> list[Path]:
+    """The folders that ``set_aside`` has made, the oldest first."""
+    return sorted((path for path in output.glob("earlier-*") if path.name[8:].isdecimal()), key=lambda path: int(path.name[8:]))
+
+
+def bring_back(earlier: Path, output: Path) -> None:
+    """Moves what was set aside into its place again: checkpoints last, the newest first, so that a run killed meanwhile misses nothing it needs."""
+    checkpoints = sorted(_numbered(earlier), key=_step, reverse=True)
+    try:
+        for path in [*sorted(set(earlier.iterdir()) - set(checkpoints)), *checkpoints]:
+            os.replace(path, output / path.name)
+        earlier.rmdir()
+        sync_folder(output)
+    except OSError as error:
+        raise from_os_error(error, output) from error
 
 
 def checkpoints_after(output: Path, step: int) -> list[str]:

@@ -30,7 +30,7 @@ def temperature() -> int | None:
 
 
 class Cooling:
-    """``rest`` is called after each step and returns when the next may begin."""
+    """``rest`` is called after each step and returns when the next may begin. Meanwhile it calls ``still`` every few seconds, which may raise."""
 
     def __init__(
         self,
@@ -46,9 +46,12 @@ class Cooling:
         self._read, self._sleep, self._clock = read, sleep, clock
         self._asked = -_ASK_EVERY
 
-    def rest(self) -> None:
-        if self._seconds:
-            self._sleep(self._seconds)
+    def rest(self, still: Callable[[], None]) -> None:
+        left = self._seconds
+        while left > 0:
+            self._sleep(min(left, _ASK_EVERY))
+            left -= _ASK_EVERY
+            still()
         if self._hottest is None or self._clock() - self._asked < _ASK_EVERY:
             return
         now = self._read()
@@ -59,5 +62,6 @@ class Cooling:
             self._on_event(Notice(f"The GPU is at {now} °C: waiting until it is at {self._hottest - COOLER_BY}."))
             while now is not None and now > self._hottest - COOLER_BY:
                 self._sleep(_ASK_EVERY)
+                still()
                 now = self._read()
         self._asked = self._clock()

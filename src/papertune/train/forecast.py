@@ -133,7 +133,7 @@ def _prepared(config: TrainConfig, on_event: OnEvent) -> tuple[Base, Sequences, 
     base = inputs.open_checked(config)
     train_data, held_out = inputs.read_data(config, open_tokenizer(base.folder), on_event)
     device, name, why = inputs.choose(config, base, on_event)
-    return base, train_data, held_out, inputs.schedule(config, len(train_data), base), device, name, why
+    return base, train_data, held_out, inputs.schedule(config, len(train_data), base, LoopState()), device, name, why
 
 
 def dry_run(config: TrainConfig, on_event: OnEvent) -> Report:

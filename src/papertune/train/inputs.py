@@ -20,6 +20,7 @@ from papertune.tokenizer import Tokenizer
 from papertune.train.batches import Sequences, read_sequences
 
 if TYPE_CHECKING:
+    from papertune.train.checkpoint import LoopState
     from papertune.train.engines import Lora
     from papertune.train.loop import Schedule
     from papertune.train.model import Device
@@ -74,12 +75,13 @@ def hash_of(path: Path, flag: str) -> str:
         raise BadDataset(f"{path} cannot be read: {error.strerror}.", f"Run prepare_dataset.py first, or name the file with {flag}.") from error
 
 
-def schedule(config: TrainConfig, sequences: int, base: Base) -> Schedule:
+def schedule(config: TrainConfig, sequences: int, base: Base, state: LoopState) -> Schedule:
+    """Of the whole run. What is before ``state`` was trained in whatever batches it was."""
     from papertune.train.loop import Schedule
 
     total = config.epochs * sequences
     if config.max_steps is not None:
-        total = min(total, config.max_steps * config.batch_size * config.grad_accum)
+        total = min(total, state.position + max(0, config.max_steps - state.step) * config.batch_size * config.grad_accum)
     return Schedule(
         total=total,
         batch_size=config.batch_size,

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from papertune.errors import OutOfMemory, ProcessLost, TrainingDiverged
@@ -65,13 +66,13 @@ class Engine(Protocol):
 @dataclass(frozen=True, slots=True)
 class Calls:
     """What the loop calls: ``save`` at intervals and before it is interrupted, ``save_best`` after a validation better than all before it,
-    ``sample`` after each validation, in the first process; ``rest`` after each step; ``log`` as ``log.EventLog.write``; ``on_event`` as in
-    ``events``."""
+    ``sample`` after each validation, in the first process; ``rest`` after each step, with what it is to call now and then while it waits;
+    ``log`` as ``log.EventLog.write``; ``on_event`` as in ``events``."""
 
     save: Callable[[], None]
     save_best: Callable[[], None]
     sample: Callable[[], None]
-    rest: Callable[[], None]
+    rest: Callable[[Callable[[], None]], None]
     log: Callable[..., None]
     on_event: OnEvent
 
@@ -171,15 +172,15 @@ def train(
                 saved, saved_at = state.step, time.monotonic()
         tokens_left = stream.data.tokens / len(stream.data) * (schedule.total - state.position)
         left = pace.left(tokens_left, steps - state.step, schedule.validations(state))
+        unit = Unit(state.step, figures=_figures(state, loss, speed, peak), left=left)
         try:
             with team.together():
-                calls.on_event(Unit(state.step, figures=_figures(state, loss, speed, peak), left=left))
+                calls.on_event(unit)
+                calls.rest(partial(calls.on_event, unit))
         except BaseException:
             if saved != state.step:
                 calls.save()
             raise
-        with team.together():
-            calls.rest()
 
 
 def _gradients(
@@ -209,7 +210,7 @@ def _gradients(
     if not 0 < loss < schedule.worst or not (math.isfinite(norm) or optimizer.scale > 1):  # in float16 the scaler deals with an infinite gradient
         raise TrainingDiverged(
             f"The loss of step {step + 1} is {loss}, the gradient's norm {norm}: training has diverged.",
-            "Run again with a lower --lr, such as a third of it; the weights before this step are saved as a checkpoint.",
+            "Run again with a lower --lr, such as a third of it: training begins anew, and what was trained so far is kept.",
         )
     return loss, norm
 

@@ -93,7 +93,8 @@ class Optimizer:
             for key, value in ordered[0].items():
                 joined = torch.cat([state[key].flatten() for state in ordered]) if key in _PER else value
                 self._adam.state[self._flat][key] = joined
-        self._scaler.load_state_dict(dict(rest["scaler"]))
+        if rest["scaler"]:  # there is none in a checkpoint made in another format than float16: this one finds its scale as at the start
+            self._scaler.load_state_dict(dict(rest["scaler"]))
 
     def _state_of(self, parameter: torch.nn.Parameter) -> dict[str, Any]:
         """bitsandbytes' state of one matrix, cut from the whole one where that is the state there is."""

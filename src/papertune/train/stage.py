@@ -9,14 +9,17 @@
         earlier-N/       what a run with other settings or data left: moved here, never overwritten
 
 A run *is* its settings and data (``_run_of``). Called again with the same ones it goes on from the newest whole checkpoint, or does
-nothing when ``final`` is already theirs; with other ones it sets the earlier run aside and begins anew. ``--resume`` insists: it goes on
-from that checkpoint or refuses. ``--lora-strength`` trains nothing: called again with another one, only ``final`` is made anew.
+nothing when ``final`` is already theirs; with other ones it sets the earlier run aside, and brings back from there what it left itself, or
+begins anew. ``--resume`` insists: it goes on from that checkpoint or refuses. ``--lora-strength`` trains nothing: called again with another
+one, only ``final`` is made anew.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import shlex
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +27,7 @@ import papertune
 from papertune import adapter
 from papertune.base import Base
 from papertune.config import PlanConfig, TrainConfig
-from papertune.errors import BadAdapter, PapertuneError, SettingsChanged
+from papertune.errors import BadAdapter, BadCheckpoint, Interrupted, PapertuneError, SettingsChanged
 from papertune.events import Notice, OnEvent, Report, ignore
 from papertune.files import make_folder
 from papertune.launch import Launch
@@ -76,6 +79,8 @@ def _run(config: TrainConfig, team: Team, on_event: OnEvent) -> Report:
         make_folder(config.output_dir)
         lock = Lock(config.output_dir / ".train.lock")
         checkpoint.sweep(config.output_dir)
+        if config.resume in (None, "auto"):
+            _bring_back(config.output_dir, run_id, on_event)
         if config.resume is None and _final_strength(config.output_dir, run_id) == config.lora_strength:
             return True, None
         return False, _where_to_start(config, run_id, on_event)
@@ -85,6 +90,10 @@ def _run(config: TrainConfig, team: Team, on_event: OnEvent) -> Report:
         if fresh:
             return _report(config, fresh=True)
         return _train(config, base, run_id, start, team, on_event)
+    except Interrupted as error:
+        if config.resume in (None, "auto"):
+            raise
+        raise Interrupted(error.what, "Run again with --resume auto to go on from here.") from error
     finally:
         if lock is not None:
             lock.release()
@@ -110,7 +119,7 @@ def _train(config: TrainConfig, base: Base, run_id: dict[str, Any], start: Check
             state = start.state
             engine.load_adapter(start.adapter())
             optimizer.load_state(start.optimizer_tensors(), start.optimizer)
-    schedule = inputs.schedule(config, len(train_data), base)
+    schedule = inputs.schedule(config, len(train_data), base, state)
     cooling = Cooling(config.cooldown, config.max_gpu_temp, on_event)
     stream = Stream(train_data, config.seed)
     if not team.first:
@@ -132,9 +141,9 @@ def _train(config: TrainConfig, base: Base, run_id: dict[str, Any], start: Check
     log.write("start", state.step, engine=name, device=device.title, gpu_memory=device.memory(), sequences=len(train_data))
     keeper = Keeper(config.output_dir, config.output_dir / BEST, engine, optimizer, state, run_id, write_adapter, log.write)
 
-    def rest() -> None:
+    def rest(still: Callable[[], None]) -> None:
         keeper.check()
-        cooling.rest()
+        cooling.rest(still)
 
     calls = loop.Calls(keeper.save, keeper.save_best, sample, rest, log.write, on_event)
     try:
@@ -142,8 +151,7 @@ def _train(config: TrainConfig, base: Base, run_id: dict[str, Any], start: Check
             loop.train(engine, optimizer, stream, held_out, schedule, state, calls, team)
         finally:
             keeper.close()
-        if config.patience is not None and state.stale:
-            best = adapter.open_adapter(config.output_dir / BEST)
+        if config.patience is not None and state.stale and (best := _best(config, run_id, on_event)):
             on_event(Notice(f"The validation {state.stale} before the last was the best: its adapter is the final one."))
             engine.load_adapter(best.tensors())
             state.last_bits = best.provenance["bits_per_byte"]["after"]
@@ -157,6 +165,18 @@ def _train(config: TrainConfig, base: Base, run_id: dict[str, Any], start: Check
             log.write("plan", state.step, **plan)
         log.close()
     return _report(config, state=state)
+
+
+def _best(config: TrainConfig, run_id: Mapping[str, Any], on_event: OnEvent) -> adapter.Adapter | None:
+    """The adapter of this run's best validation. None, with a warning, when it is not there, as after --resume of a checkpoint moved elsewhere."""
+    try:
+        best = adapter.open_adapter(config.output_dir / BEST)
+        if _same_but_batch(best.provenance.get("run"), run_id):
+            return best
+    except BadAdapter:
+        pass
+    on_event(Notice(f"The best adapter of this run is not in {config.output_dir / BEST}: the last one is the final one.", "warning"))
+    return None
 
 
 def _others(team: Team, config: TrainConfig) -> str:
@@ -199,13 +219,18 @@ def _where_to_start(config: TrainConfig, run_id: dict[str, Any], on_event: OnEve
     """The checkpoint to go on from, or None to begin; what does not belong to this run, or would come after, is set aside first."""
     output = config.output_dir
 
-    def torn(error: PapertuneError) -> None:
+    torn = []
+
+    def skip(error: PapertuneError) -> None:
+        torn.append(error)
         on_event(Notice(f"{error.what} It is skipped.", "warning"))
 
     if config.resume is not None and config.resume != "auto":
         start: Checkpoint | None = checkpoint.read_checkpoint(Path(config.resume))
     else:
-        start = checkpoint.newest_checkpoint(output, torn)
+        start = checkpoint.newest_checkpoint(output, skip)
+    if config.resume is not None and start is None and torn:
+        raise BadCheckpoint(f"No checkpoint in {output} is whole.", "Leave --resume away to train anew; what is there is kept.")
     if start is not None and start.run != run_id:
         if config.resume is not None:
             _accept_batch_or_refuse(start, run_id, on_event)
@@ -224,6 +249,8 @@ def _where_to_start(config: TrainConfig, run_id: dict[str, Any], on_event: OnEve
         ours = start.folder.resolve().parent == output.resolve()
         last = ours and not checkpoint.checkpoints_after(output, start.state.step) and _final_strength(output, run_id) is not None
         aside = None if last else _set_aside(output, start.state.step if ours else -1)  # that final is this checkpoint's, at some strength
+        if not ours and config.patience is not None:
+            _take_best_along(start, output)
         later = f"; what came after it is kept in {aside}" if aside else ""
         on_event(Notice(f"Going on from {start.folder}, step {start.state.step}{later}."))
     return start
@@ -231,8 +258,45 @@ def _where_to_start(config: TrainConfig, run_id: dict[str, Any], on_event: OnEve
 
 def _set_aside(output: Path, step: int) -> Path | None:
     """Moves final and the checkpoints after ``step`` away; with step -1 the whole earlier run."""
-    names = [name for name in [*checkpoint.checkpoints_after(output, step), FINAL] if (output / name).exists()]
-    return checkpoint.set_aside(output, [*names, BEST, EVENTS, BOARD] if step < 0 and names else names)
+    ours = [*checkpoint.checkpoints_after(output, step), FINAL, *([BEST] if step < 0 else [])]
+    names = [name for name in ours if (output / name).exists()]
+    return checkpoint.set_aside(output, [*names, EVENTS, BOARD] if step < 0 and names else names)
+
+
+def _bring_back(output: Path, run_id: Mapping[str, Any], on_event: OnEvent) -> None:
+    """What this run has left, if a run with other settings has taken its place since."""
+
+    def here(folder: Path) -> bool:
+        found = checkpoint.newest_checkpoint(folder, _nothing)
+        return (found is not None and found.run == run_id) or _final_strength(folder, run_id) is not None
+
+    kept = [folder for folder in checkpoint.earlier_ones(output) if here(folder)]
+    if kept and not here(output):
+        began = _belongs(output / BEST, run_id)  # and was killed while it moved things
+        aside = None if began else _set_aside(output, -1)
+        checkpoint.bring_back(kept[-1], output)
+        there = f"; what stood there is kept in {aside}" if aside else ""
+        on_event(Notice(f"This run was kept in {kept[-1]} and is back in {output}{there}."))
+
+
+def _take_best_along(start: Checkpoint, output: Path) -> None:
+    """The best adapter of the run that ``start`` belongs to, beside whose checkpoint it lies."""
+    best = start.folder.resolve().parent / BEST
+    if _belongs(best, start.run):
+        with checkpoint.folder_in_place_of(output / BEST) as beside:
+            shutil.copytree(best, beside, dirs_exist_ok=True)
+
+
+def _belongs(folder: Path, run_id: Mapping[str, Any]) -> bool:
+    """Whether there is an adapter of this run."""
+    try:
+        return bool(adapter.open_adapter(folder).provenance.get("run") == run_id)
+    except BadAdapter:
+        return False
+
+
+def _same_but_batch(one: Any, other: Mapping[str, Any]) -> bool:
+    return isinstance(one, dict) and {**one, "batch": None} == {**other, "batch": None}
 
 
 def _accept_batch_or_refuse(start: Checkpoint, run_id: Mapping[str, Any], on_event: OnEvent) -> None:
@@ -286,7 +350,7 @@ def _final_strength(output: Path, run_id: Mapping[str, Any]) -> float | None:
 
 def _report(config: TrainConfig, *, state: LoopState | None = None, fresh: bool = False) -> Report:
     final = config.output_dir / FINAL
-    at = "" if config.output_dir == TrainConfig().output_dir else f" --lora-path {final}"
+    at = "" if config.output_dir == TrainConfig().output_dir else f" --lora-path {shlex.quote(str(final))}"
     report = Report("train", written=[final], next_command=f"papertune export{at}", fresh=fresh)
     bits = adapter.open_adapter(final).provenance["bits_per_byte"]
     report.summary.append(("Held-out bits per byte", f"{bits['before']:.3f} before, {bits['after']:.3f} after"))
