@@ -1,13 +1,14 @@
 """The merged model as a folder in the Hugging Face layout: safetensors shards, tokenizer and all, whole or absent.
 
 The folder is built as ``….part`` beside its place. A finished shard has its final name there, so a run that was killed goes on at the next
-shard; ``papertune.json``, written last, says from what the folder was made.
+shard; ``papertune.json``, written last, says from what the folder was made. An adapter has a file of that name too, which says other things.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -30,15 +31,35 @@ _KEPT = (
     "config.json", "generation_config.json", "tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
     "added_tokens.json", "LICENSE", "LICENSE.txt",
 )  # fmt: skip
+_WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json")
+_ADAPTER = "adapter.sha256"  # a key of every merged model's provenance, and of no adapter's
 
 
 def read_provenance(folder: Path) -> dict[str, str]:
-    """What the folder was made from; empty when it is not papertune's or not whole."""
+    """What the folder was made from; empty when it is no merged model of papertune's or not whole."""
     try:
         value = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return {str(k): str(v) for k, v in value.items()} if isinstance(value, dict) else {}
+    if not isinstance(value, dict) or _ADAPTER not in value or not (folder / "config.json").is_file():
+        return {}
+    return {str(k): str(v) for k, v in value.items()}
+
+
+def check_replaceable(folder: Path, adapter: Path, base: Path) -> None:
+    """Raises CannotWrite when writing the merged model to ``folder`` would lose what papertune cannot make again."""
+    remedy = "Choose another folder with --merged-dir."
+    if not folder.exists():
+        return
+    for what, kept in (("the adapter", adapter.resolve()), ("the base model", base.resolve())):
+        if any(folder.samefile(place) for place in (kept, *kept.parents)):
+            raise CannotWrite(f"--merged-dir {folder} holds {what}, which the merged model would replace.", remedy)
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
+    if names and not read_provenance(folder):
+        raise CannotWrite(f"{folder} was not made by papertune as a merged model and will not be replaced.", remedy)
+    foreign = sorted(name for name in names if name not in (PROVENANCE, *_KEPT) and not _WEIGHTS.fullmatch(name))
+    if foreign:
+        raise CannotWrite(f"{folder} holds {foreign[0]}, which is no part of the merged model and would be lost.", f"Move it away. {remedy}")
 
 
 def plan_shards(source: TensorSource, limit: int = SHARD) -> list[list[str]]:
@@ -60,9 +81,7 @@ def bytes_needed(source: TensorSource) -> int:
 
 
 def write_merged(source: TensorSource, folder: Path, provenance: Mapping[str, str], on_event: OnEvent) -> None:
-    """Builds ``folder`` anew. An existing one is replaced if papertune made it. Raises CannotWrite, DiskFull, BadModel."""
-    if folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder]) and not read_provenance(folder):
-        raise CannotWrite(f"{folder} was not made by papertune and will not be replaced.", "Choose another folder with --merged-dir.")
+    """Builds ``folder`` anew, in place of one that ``check_replaceable`` has found no harm in. Raises CannotWrite, DiskFull, BadModel."""
     part = folder.with_name(folder.name + ".part")
     if part.exists() and _read_text(part / "key") != json.dumps(dict(provenance), sort_keys=True):
         shutil.rmtree(part)
@@ -91,7 +110,7 @@ def write_merged(source: TensorSource, folder: Path, provenance: Mapping[str, st
 
 
 def _replace(part: Path, folder: Path) -> None:
-    old = folder.with_name(folder.name + ".old")
+    old = folder.with_name(folder.name + ".replaced")  # not .old: so people call their own copies
     try:
         if old.exists():
             shutil.rmtree(old)

@@ -69,7 +69,7 @@ def _convert(config: ExportConfig, report: Report, on_event: OnEvent) -> str:
         from papertune.export import room
         from papertune.export.convert import Wanted, convert, plan
         from papertune.export.lora import write_lora
-        from papertune.export.merged import read_provenance, write_merged
+        from papertune.export.merged import check_replaceable, read_provenance, write_merged
         from papertune.export.source import TensorSource
         from papertune.export.texts import sample_texts
         from papertune.export.vocabulary import read_vocabulary
@@ -81,6 +81,8 @@ def _convert(config: ExportConfig, report: Report, on_event: OnEvent) -> str:
         read_vocabulary(given.base.folder, given.base.config["vocab_size"])  # refused before any work
         texts = sample_texts(config.val_file) if config.verify else None
         merging = given.adapter is not None and _wants_merged(config) and read_provenance(config.merged_dir) != given.provenance
+        if given.adapter is not None and merging:
+            check_replaceable(config.merged_dir, given.adapter.folder, given.base.folder)
         weighing = _IMATRIX_TEXTS * _IMATRIX_LENGTH if config.imatrix == "auto" else 0
         jobs = plan(source, config.quant, weighted=config.imatrix != "off")
         room.check_all(source, jobs, config.gguf_path, merged=config.merged_dir if merging else None, weighing=weighing, verify=config.verify)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,6 +77,43 @@ def test_afolder_of_someone_elses_is_not_replaced(config: Callable[..., ExportCo
     with pytest.raises(CannotWrite, match="theirs was not made by papertune"):
         run(config(merged_dir=Path("theirs")))
     assert Path("theirs/notes.txt").read_text() == "precious"
+
+
+def test_an_adapter_is_not_taken_for_a_merged_model(config: Callable[..., ExportConfig], lora: Path) -> None:
+    """Its folder has a papertune.json too."""
+    for name in ("final", "checkpoint-8"):
+        shutil.copytree(lora, Path(name))
+        Path(name, "papertune.json").write_text(json.dumps({"run": {"model": open_base("tiny").fingerprint()}, "step": 8}))
+    for name, said in (("final", "holds the adapter"), ("checkpoint-8", "was not made by papertune as a merged model")):
+        with pytest.raises(CannotWrite, match=said):
+            run(config(lora_path=Path("final"), merged_dir=Path(name)))
+        assert open_adapter(Path(name)).pairs()
+
+
+def test_a_merged_folder_that_holds_something_else_is_not_replaced(config: Callable[..., ExportConfig], tmp_path: Path) -> None:
+    run(config(keep_merged=True))
+    other = random_adapter(open_base("tiny"), tmp_path / "merged_model" / "lora" / "final", seed=1)
+    with pytest.raises(CannotWrite, match="merged_model holds the adapter"):
+        run(config(keep_merged=True, lora_path=other))
+    second = random_adapter(open_base("tiny"), tmp_path / "second", seed=2)
+    with pytest.raises(CannotWrite, match="merged_model holds lora, which is no part"):
+        run(config(keep_merged=True, lora_path=second))
+    assert open_adapter(other).pairs()
+    shutil.rmtree("merged_model/lora")
+    shutil.copytree("merged_model", "merged_model.old")
+    run(config(keep_merged=True, lora_path=second))
+    assert Path("merged_model.old/model.safetensors").exists()
+
+
+def test_the_base_of_a_second_fine_tuning_is_not_replaced(config: Callable[..., ExportConfig], tmp_path: Path) -> None:
+    run(config(keep_merged=True))
+    weights = sha256_of(Path("merged_model/model.safetensors"))
+    lora = random_adapter(open_base(str(tmp_path / "merged_model")), tmp_path / "second", seed=1)
+    with pytest.raises(CannotWrite, match="--merged-dir merged_model holds the base model"):
+        run(config(keep_merged=True, lora_path=lora))
+    assert sha256_of(Path("merged_model/model.safetensors")) == weights
+    run(config(merged_dir=Path("second_merged"), lora_path=lora))
+    assert Path("second_merged/model.safetensors").exists()
 
 
 def test_skip_merge_without_a_merged_folder_says_so_and_goes_on(config: Callable[..., ExportConfig]) -> None:
