@@ -7,7 +7,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from papertune.errors import BadValue
-from papertune.export.modelfile import TEMPLATE, Modelfile, checked_name, parameters
+from papertune.export.modelfile import TEMPLATE, Modelfile, checked_name, is_unchanged, marked, parameters
+from papertune.files import as_bytes
 
 # docs/modelfile.mdx: the instructions, and the parameters that exist (num_gpu and its like are for machines, not for models)
 INSTRUCTIONS = {"from", "parameter", "template", "system", "adapter", "license", "message", "requires", "renderer", "parser", "draft"}
@@ -54,6 +55,10 @@ def test_whatever_is_written_is_read_as_meant(name: str, stop: str, licence: str
         return
     expected = [("from", f"./{name}"), ("template", TEMPLATE), ("temperature", "0.8"), ("stop", stop)]
     assert read(text) == expected + ([("license", licence)] if licence else [])
+    assert read(marked(text).decode("utf-8", "surrogateescape")) == read(as_bytes(text).decode())
+    assert is_unchanged(marked(text))
+    assert not is_unchanged(as_bytes(text))
+    assert not is_unchanged(marked(text) + b"SYSTEM x\n")
 
 
 def test_the_parameters_are_ollamas_and_of_their_types() -> None:

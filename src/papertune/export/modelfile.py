@@ -1,19 +1,23 @@
 """The Modelfile that tells Ollama how to run the exported model: a base model that goes on writing from what it is given.
 
 Grammar: ``INSTRUCTION value`` a line, or a value between triple quotes over several lines (Ollama's docs/modelfile.md). Values that could
-end their quotes, open a template or start a line of their own are refused.
+end their quotes, open a template or start a line of their own are refused. The file's last line, a comment, holds the SHA-256 of the lines
+before it, which tells a file that a person has changed from one that may be written anew.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from papertune.errors import BadValue
+from papertune.files import as_bytes
 
 TEMPLATE = "{{ .Prompt }}"  # nothing around the prompt: the model goes on from it
 _NAME = re.compile(r"(?:[\w.-]+(?::\d+)?/)?(?:[\w-]+/)?[A-Za-z0-9_][\w.-]{0,79}(?::[A-Za-z0-9_][\w.-]{0,79})?", re.ASCII)
+_MARK = b"# Written by papertune, which replaces this file while it is unchanged: "
 _CONTEXT = 4096  # tokens; a longer context takes memory whether it is used or not
 
 
@@ -37,6 +41,22 @@ class Modelfile:
                 raise BadValue('The licence holds """ or has a quote at an end, where quotes of the Modelfile stand.', "Leave the licence away.")
             lines.append(f'LICENSE """{self.licence}"""')
         return "\n".join(lines) + "\n"
+
+
+def marked(text: str) -> bytes:
+    """The bytes of a Modelfile with this text."""
+    lines = as_bytes(text)
+    return lines + _mark_of(lines)
+
+
+def is_unchanged(file: bytes) -> bool:
+    """Whether the bytes of a Modelfile are as papertune wrote them."""
+    lines = file[: max(0, file.rfind(_MARK))]
+    return file == lines + _mark_of(lines)
+
+
+def _mark_of(lines: bytes) -> bytes:
+    return _MARK + hashlib.sha256(lines).hexdigest()[:16].encode() + b"\n"
 
 
 def parameters(context_length: int, window: int | None, stop: str) -> dict[str, float | int | str]:

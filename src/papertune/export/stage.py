@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from papertune.adapter import WEIGHTS, Adapter, open_adapter
 from papertune.base import Base, open_base, open_folder
 from papertune.config import ExportConfig
-from papertune.errors import BadAdapter, MissingLibrary
+from papertune.errors import BadAdapter, CannotWrite, MissingLibrary
 from papertune.events import Notice, OnEvent, Report, Started, Unit, ignore
-from papertune.files import make_folder, sha256_of, write_text
+from papertune.files import as_bytes, make_folder, sha256_of, writing
 
 if TYPE_CHECKING:
     from papertune.export.gguf import Head
@@ -48,7 +48,7 @@ def run(config: ExportConfig, *, on_event: OnEvent = ignore) -> Report:
     else:
         sha256 = _convert(config, report, on_event)
     modelfile = _modelfile(config, read_head(config.gguf_path))
-    _write_modelfile(config, modelfile, report)
+    _write_modelfile(config, modelfile, report, on_event)
     if config.create:
         _create(config, modelfile, sha256 or sha256_of(config.gguf_path), report, on_event)
     return report
@@ -184,15 +184,38 @@ def _modelfile(config: ExportConfig, head: Head) -> Modelfile:
     return Modelfile(config.gguf_path.name, settings, licence=licence if isinstance(licence, str) else "")
 
 
-def _write_modelfile(config: ExportConfig, modelfile: Modelfile, report: Report) -> None:
+def _write_modelfile(config: ExportConfig, modelfile: Modelfile, report: Report, on_event: OnEvent) -> None:
+    """Writes the Modelfile, under another name where a person's own has its place."""
+    from papertune.export.modelfile import is_unchanged, marked
+
     path = config.gguf_path.parent / "Modelfile"
     text = modelfile.text()
+    file = marked(text)
     make_folder(path.parent)
-    if not path.exists() or path.read_text(encoding="utf-8", errors="replace") != text:
-        write_text(path, text)
+    there = _read(path)
+    command = path
+    if there and not is_unchanged(there) and there != as_bytes(text):  # without its mark, as earlier versions wrote it
+        theirs, path = path, path.with_name("Modelfile.new")
+        made_by = " --create takes the settings of the new one." if config.create else ""
+        on_event(Notice(f"{theirs} is not as papertune wrote it, and is kept; the new one is {path}.{made_by}", "warning"))
+        if file.partition(b"\n")[0] not in there.splitlines():  # theirs is for another GGUF
+            command = path
+    if _read(path) != file:
+        with writing(path) as out:
+            out.write(file)
         report.fresh = False
     report.written.append(path)
-    report.next_command = f"ollama create {config.ollama_name} -f {shlex.quote(str(path))}"
+    report.next_command = f"ollama create {config.ollama_name} -f {shlex.quote(str(command))}"
+
+
+def _read(path: Path) -> bytes:
+    """Empty where there is no file."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise CannotWrite(f"{path} cannot be read: {error.strerror}.", "Move it away, or choose another folder with --gguf-path.") from error
 
 
 def _create(config: ExportConfig, modelfile: Modelfile, sha256: str, report: Report, on_event: OnEvent) -> None:

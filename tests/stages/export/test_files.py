@@ -14,6 +14,7 @@ from sentencepiece import SentencePieceProcessor
 from papertune.adapter import open_adapter
 from papertune.base import open_base
 from papertune.config import QUANTS, ExportConfig
+from papertune.events import Event, Notice
 from papertune.export.gguf import read_head
 from papertune.export.stage import run
 from papertune.files import sha256_of
@@ -81,6 +82,42 @@ def test_another_adapter_is_another_export(config: Callable[..., ExportConfig], 
     first = sha256_of(Path("scientific-mistral.gguf"))
     assert not run(config(lora_path=random_adapter(open_base("tiny"), tmp_path / "other", seed=1))).fresh
     assert sha256_of(Path("scientific-mistral.gguf")) != first
+
+
+def test_a_modelfile_of_the_users_own_is_kept(config: Callable[..., ExportConfig]) -> None:
+    said: list[Event] = []
+    run(config(), on_event=said.append)
+    run(config(gguf_path=Path("other.gguf")), on_event=said.append)
+    assert not [event for event in said if isinstance(event, Notice) and "Modelfile" in event.text]
+    assert Path("Modelfile").read_text().startswith("FROM ./other.gguf\n"), "as papertune wrote it, it is replaced"
+
+    edited = Path("Modelfile").read_text().replace("temperature 0.8", "temperature 0.3")
+    Path("Modelfile").write_text(edited)
+    report = run(config(gguf_path=Path("other.gguf")), on_event=said.append)
+    assert Path("Modelfile").read_text() == edited
+    assert "temperature 0.8" in Path("Modelfile.new").read_text()
+    assert said[-1] == Notice("Modelfile is not as papertune wrote it, and is kept; the new one is Modelfile.new.", "warning")
+    assert report.written[-1] == Path("Modelfile.new")
+    assert report.next_command == "ollama create scientific-mistral -f Modelfile"
+    assert run(config(gguf_path=Path("other.gguf"))).fresh
+
+    Path("Modelfile.new").replace("Modelfile")
+    run(config())
+    assert Path("Modelfile").read_text().startswith("FROM ./scientific-mistral.gguf\n"), "the new one is papertune's wherever it lies"
+
+    Path("Modelfile").write_bytes(b"FROM llama3\nSYSTEM my own \xff\n")
+    report = run(config())
+    assert Path("Modelfile").read_bytes().startswith(b"FROM llama3\n")
+    assert report.next_command == "ollama create scientific-mistral -f Modelfile.new"
+
+
+def test_a_modelfile_without_a_mark_as_earlier_versions_wrote_it_is_papertunes(config: Callable[..., ExportConfig]) -> None:
+    run(config())
+    whole = Path("Modelfile").read_bytes()
+    Path("Modelfile").write_bytes(whole[: whole.rfind(b"# ")])
+    run(config())
+    assert Path("Modelfile").read_bytes() == whole
+    assert not Path("Modelfile.new").exists()
 
 
 def test_skip_convert_writes_only_the_modelfile(config: Callable[..., ExportConfig]) -> None:
