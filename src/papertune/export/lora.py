@@ -17,7 +17,7 @@ from papertune.base import Base
 from papertune.export.gguf import Entry, head_bytes, lay_out, padded
 from papertune.export.quantize.types import TYPES
 from papertune.family import key_value_heads
-from papertune.files import writing
+from papertune.files import make_folder, writing
 
 
 def write_lora(path: Path, base: Base, adapter: Adapter, provenance: Mapping[str, str]) -> None:
@@ -39,6 +39,7 @@ def write_lora(path: Path, base: Base, adapter: Adapter, provenance: Mapping[str
         Entry("adapter.lora.alpha", "f32", adapter.scale * adapter.rank),  # llama.cpp divides by the rank
         *(Entry(f"papertune.{key}", "str", value) for key, value in sorted(provenance.items())),
     ]
+    make_folder(path.parent)
     with writing(path) as file:
         file.write(head_bytes(metadata, tensors))
         for _, values in data:

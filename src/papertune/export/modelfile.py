@@ -32,7 +32,7 @@ class Modelfile:
 
     def text(self) -> str:
         """Raises BadValue when a value cannot be written safely."""
-        lines = [f"FROM ./{_plain(self.gguf, 'the GGUF file name')}", f'TEMPLATE """{self.template}"""']
+        lines = [f"FROM ./{checked_file(self.gguf)}", f'TEMPLATE """{self.template}"""']
         for name, value in self.parameters.items():
             written = f'"{_plain(value, name)}"' if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value)
             lines.append(f"PARAMETER {name} {written}")
@@ -83,6 +83,11 @@ def checked_name(name: str) -> str:
         what = f"--ollama-name: {name!r} is no name for a model."
         raise BadValue(what, "Use letters, digits, dots, dashes and underscores, such as scientific-mistral.")
     return name
+
+
+def checked_file(name: str) -> str:
+    """A GGUF file's ``name`` when a Modelfile can hold it. Raises BadValue."""
+    return _plain(name, "the GGUF file name")
 
 
 def _plain(value: str, what: str) -> str:

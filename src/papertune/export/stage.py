@@ -38,9 +38,9 @@ def run(config: ExportConfig, *, on_event: OnEvent = ignore) -> Report:
     OllamaUnavailable, Busy, DiskFull, OutOfMemory, CannotWrite.
     """
     from papertune.export.gguf import read_head
-    from papertune.export.modelfile import checked_name
+    from papertune.export.names import check_names
 
-    checked_name(config.ollama_name)
+    check_names(config)
     report = Report("export", written=[config.gguf_path])
     sha256 = ""
     if config.skip_convert:
@@ -187,15 +187,16 @@ def _modelfile(config: ExportConfig, head: Head) -> Modelfile:
 def _write_modelfile(config: ExportConfig, modelfile: Modelfile, report: Report, on_event: OnEvent) -> None:
     """Writes the Modelfile, under another name where a person's own has its place."""
     from papertune.export.modelfile import is_unchanged, marked
+    from papertune.export.names import MODELFILE, MODELFILE_NEW
 
-    path = config.gguf_path.parent / "Modelfile"
+    path = config.gguf_path.with_name(MODELFILE)
     text = modelfile.text()
     file = marked(text)
     make_folder(path.parent)
     there = _read(path)
     command = path
     if there and not is_unchanged(there) and there != as_bytes(text):  # without its mark, as earlier versions wrote it
-        theirs, path = path, path.with_name("Modelfile.new")
+        theirs, path = path, path.with_name(MODELFILE_NEW)
         made_by = " --create takes the settings of the new one." if config.create else ""
         on_event(Notice(f"{theirs} is not as papertune wrote it, and is kept; the new one is {path}.{made_by}", "warning"))
         if file.partition(b"\n")[0] not in there.splitlines():  # theirs is for another GGUF

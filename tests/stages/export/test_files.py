@@ -177,8 +177,8 @@ def test_every_tensor_has_the_type_llama_quantize_gives_it(config: Callable[...,
 
 def test_the_adapter_alone_gives_the_same_model_in_llama_cpp(config: Callable[..., ExportConfig], lora: Path) -> None:
     gguf = pytest.importorskip("gguf")
-    run(config(lora_gguf=Path("lora.gguf")))
-    reader = gguf.GGUFReader("lora.gguf")
+    run(config(lora_gguf=Path("new/lora.gguf")))
+    reader = gguf.GGUFReader("new/lora.gguf")
     fields = {name: field.contents() for name, field in reader.fields.items()}
     adapter = open_adapter(lora)
     assert (fields["general.type"], fields["adapter.type"], fields["adapter.lora.alpha"]) == ("adapter", "lora", adapter.alpha)

@@ -13,7 +13,7 @@ import pytest
 
 from papertune.base import open_base
 from papertune.config import ExportConfig
-from papertune.errors import BadAdapter, BadGguf, BadModel, BadValue, DiskFull, OutOfMemory, UnsupportedModel
+from papertune.errors import BadAdapter, BadGguf, BadModel, BadValue, CannotWrite, DiskFull, OutOfMemory, UnsupportedModel
 from papertune.export.gguf import read_head
 from papertune.export.room import SPARE
 from papertune.export.stage import run
@@ -62,6 +62,34 @@ def test_wrong_input_is_told_before_any_work(config: Callable[..., ExportConfig]
     with pytest.raises(BadAdapter, match="does not fit"):
         run(config(lora_path=odd))
     assert not list(tmp_path.glob("*.gguf*"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"gguf_path": Path("folder")}, "--gguf-path folder is a folder"),
+        ({"gguf_path": Path()}, r"--gguf-path \. is a folder"),
+        ({"gguf_path": Path("new/..")}, r"--gguf-path new/\.\. is a folder"),
+        ({"gguf_path": Path('a"b.gguf')}, "cannot stand in a Modelfile"),
+        ({"gguf_path": Path("modelfile")}, "--gguf-path modelfile is the place of the Modelfile"),
+        ({"gguf_path": Path("x.gguf"), "lora_gguf": Path("folder/../x.gguf")}, r"--lora-gguf folder/\.\./x\.gguf is the place of the GGUF"),
+        ({"lora_gguf": Path("Modelfile")}, "--lora-gguf Modelfile is the place of the Modelfile"),
+        ({"gguf_path": Path("m"), "merged_dir": Path("m")}, "--gguf-path m is the place of the merged model"),
+        ({"lora_gguf": Path("folder")}, "--lora-gguf folder is a folder"),
+    ],
+)
+def test_a_name_that_cannot_be_written_is_told_before_any_work(config: Callable[..., ExportConfig], changes: dict[str, Path], said: str) -> None:
+    Path("folder").mkdir()
+    with pytest.raises(BadValue, match=said):
+        run(config(keep_merged=True, **changes))
+    assert [path.name for path in Path().rglob("*")] == ["folder"]
+
+
+def test_a_folder_called_modelfile_is_told_before_any_work(config: Callable[..., ExportConfig]) -> None:
+    Path("Modelfile").mkdir()
+    with pytest.raises(CannotWrite, match="Modelfile is a folder"):
+        run(config(keep_merged=True))
+    assert [path.name for path in Path().iterdir()] == ["Modelfile"]
 
 
 def _wider_copy(folder: Path, to: Path) -> str:
