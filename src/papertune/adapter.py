@@ -157,7 +157,10 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _read_provenance(path: Path) -> dict[str, Any]:
     """Empty for an adapter that papertune did not make."""
-    return _read_config(path) if path.exists() else {}
+    value = _read_config(path) if path.exists() else {}
+    if not isinstance(value.get("run", {}), dict):
+        raise BadAdapter(f"{path}: run is not a JSON object.", _REMEDY)
+    return value
 
 
 def _read_weights(path: Path) -> dict[str, np.ndarray]:

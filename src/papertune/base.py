@@ -65,6 +65,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "papertune"
 
 
+def may_be_opened(name: str) -> bool:
+    """Whether the name is that of the built-in model, of a folder that is there, or one that the hub could have."""
+    return name == "tiny" or Path(name).expanduser().is_dir() or _HUB_NAME.fullmatch(name) is not None
+
+
 def open_base(name: str) -> Base:
     """The base model called ``name``: ``tiny``, a local folder, or ``owner/model`` on the hub (downloaded once, ≈ 14 GB for a 7B model).
 

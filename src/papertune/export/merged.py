@@ -32,7 +32,7 @@ _KEPT = (
     "added_tokens.json", "LICENSE", "LICENSE.txt",
 )  # fmt: skip
 _WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json")
-_ADAPTER = "adapter.sha256"  # a key of every merged model's provenance, and of no adapter's
+MERGED_FROM = "adapter.sha256"  # a key of every merged model's provenance, and of no adapter's
 
 
 def read_provenance(folder: Path) -> dict[str, str]:
@@ -41,7 +41,7 @@ def read_provenance(folder: Path) -> dict[str, str]:
         value = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    if not isinstance(value, dict) or _ADAPTER not in value or not (folder / "config.json").is_file():
+    if not isinstance(value, dict) or MERGED_FROM not in value or not (folder / "config.json").is_file():
         return {}
     return {str(k): str(v) for k, v in value.items()}
 

@@ -1,4 +1,4 @@
-"""Can the files that were asked for be written under their names? Told before any work, which takes minutes."""
+"""Can the files that were asked for be written under their names, and is the validation text there? Told before any work, which takes minutes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ MODELFILE, MODELFILE_NEW = "Modelfile", "Modelfile.new"
 def check_names(config: ExportConfig) -> None:
     """Raises BadValue for a name that cannot be, CannotWrite where a folder has the place of a file."""
     checked_name(config.ollama_name)
+    val_file = config.val_file
+    if val_file != ExportConfig().val_file and not val_file.is_file():  # without the default one a paragraph of papertune's own will do
+        raise BadValue(f"--val-file {val_file}: there is no such file.", "Name the val.jsonl of prepare_dataset.py, or leave --val-file away.")
     gguf = config.gguf_path
     if gguf.is_dir() or gguf.name == "..":
         raise BadValue(f"--gguf-path {gguf} is a folder.", f"Name a file in it, such as {gguf / ExportConfig().gguf_path.name}.")

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from papertune.adapter import WEIGHTS, Adapter, open_adapter
-from papertune.base import Base, open_base, open_folder
+from papertune.adapter import CONFIG, WEIGHTS, Adapter, open_adapter
+from papertune.base import Base, may_be_opened, open_base, open_folder
 from papertune.config import ExportConfig
-from papertune.errors import BadAdapter, CannotWrite, MissingLibrary
+from papertune.errors import BadAdapter, BadModel, CannotWrite, MissingLibrary
 from papertune.events import Notice, OnEvent, Report, Started, Unit, ignore
 from papertune.files import as_bytes, make_folder, sha256_of, writing
 
@@ -110,12 +110,19 @@ def _open(config: ExportConfig, on_event: OnEvent) -> _Input:
     if config.skip_merge and not config.merged_dir.exists():
         on_event(Notice(f"There is no merged model at {config.merged_dir}; merging on the way, which takes no longer."))
     elif config.skip_merge:
-        from papertune.export.merged import read_provenance
+        from papertune.export.merged import MERGED_FROM, read_provenance
 
         provenance = read_provenance(config.merged_dir)
+        weights = config.lora_path / WEIGHTS
+        if provenance and weights.is_file() and provenance[MERGED_FROM] != sha256_of(weights):
+            what = f"{config.merged_dir} was merged from another adapter than {config.lora_path} is now, and is exported as it is."
+            on_event(Notice(f"{what} For the new adapter, leave --skip-merge away.", "warning"))
         base = open_folder(config.merged_dir, provenance.get("base", str(config.merged_dir)))
         return _Input(base, None, provenance or {"base": base.name, "base.fingerprint": base.fingerprint()})
     adapter = open_adapter(config.lora_path)
+    if not may_be_opened(adapter.base_model):
+        what = f"{config.lora_path} was trained on {adapter.base_model}, and there is no such folder."
+        raise BadModel(what, f"Bring the model back, or write where it is now as base_model_name_or_path into {config.lora_path / CONFIG}.")
     base = open_base(adapter.base_model)
     trained_on = adapter.provenance.get("run", {}).get("model")
     fingerprint = base.fingerprint()

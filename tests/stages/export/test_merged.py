@@ -123,6 +123,18 @@ def test_skip_merge_without_a_merged_folder_says_so_and_goes_on(config: Callable
     assert Path("scientific-mistral.gguf").exists()
 
 
+def test_skip_merge_says_when_the_merged_folder_is_of_another_adapter(config: Callable[..., ExportConfig], tmp_path: Path) -> None:
+    events: list[Event] = []
+    run(config(keep_merged=True))
+    run(config(skip_merge=True), on_event=events.append)
+    assert not [event for event in events if isinstance(event, Notice) and event.level == "warning"]
+    newer = random_adapter(open_base("tiny"), tmp_path / "newer", seed=1)
+    run(config(skip_merge=True, lora_path=newer), on_event=events.append)
+    said = [event.text for event in events if isinstance(event, Notice) and event.level == "warning"]
+    assert len(said) == 1
+    assert "merged_model was merged from another adapter" in said[0]
+
+
 def test_the_adapter_may_be_merged_into_what_training_saw(config: Callable[..., ExportConfig]) -> None:
     import torch
     from safetensors.torch import load_file

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,16 @@ def test_wrong_input_is_told_before_any_work(config: Callable[..., ExportConfig]
         run(config(lora_path=random_adapter(base, tmp_path / "noop", size=0)))
     with pytest.raises(BadAdapter, match="trained on another model"):
         run(config(lora_path=random_adapter(base, tmp_path / "foreign", provenance={"run": {"model": "0" * 64}})))
+    with pytest.raises(BadAdapter, match=r"odd-run/papertune\.json: run is not a JSON object"):
+        run(config(lora_path=random_adapter(base, tmp_path / "odd-run", provenance={"run": []})))
+    with pytest.raises(BadValue, match="--val-file nofile: there is no such file"):
+        run(config(val_file=Path("nofile")))
     with pytest.raises(BadValue, match="--ollama-name"):
         run(config(ollama_name="no name"))
+    moved = random_adapter(replace(base, name=str(tmp_path / "gone")), tmp_path / "moved")
+    with pytest.raises(BadModel, match=r"moved was trained on .*gone, and there is no such folder") as caught:
+        run(config(lora_path=moved))
+    assert "moved/adapter_config.json" in caught.value.remedy
     odd = shutil.copytree(lora, tmp_path / "odd")
     settings = json.loads((odd / "adapter_config.json").read_text())
     (odd / "adapter_config.json").write_text(json.dumps({**settings, "base_model_name_or_path": _wider_copy(base.folder, tmp_path / "wider")}))
