@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +63,36 @@ STAND_IN = next(card for card in CARDS if card.name == "RTX 3070")
 """The card of the user's document: what estimates are for where none is named or known."""
 
 
+_VARIANTS = {"laptop", "mobile", "maxq", "ti", "super", "d"}  # words that make another card of the same number
+_SIZE = re.compile(r"(?<!\d)([1-9]\d{0,2}) ?gi?b\b")
+_JOINED = re.compile(r"(?<=rtx)(?=\d)|(?<=\d{4})(?=ti|super|laptop)")
+
+
 def card_called(name: str) -> Card | None:
-    """The card all of whose name's words stand in ``name`` ("NVIDIA GeForce RTX 3070 Ti"): the one with the longest name, or None."""
-    words = {word.casefold() for word in name.replace("-", " ").split()}
-    fitting = [card for card in CARDS if {word.casefold() for word in card.name.split()} <= words]
-    return max(fitting, key=lambda card: len(card.name), default=None)
+    """The card all of whose name's words stand in ``name`` ("NVIDIA GeForce RTX 3070 Ti"), or None; RTX may be left away.
+
+    A size of memory in ``name`` takes the place of the card's own. A word that makes another card, such as Laptop, stands in both names or in none.
+    """
+    words, memory = _read(name)
+    fitting = [card for card in CARDS if _needed(card) <= words and _needed(card) & _VARIANTS == words & _VARIANTS]
+    found = max(fitting, key=lambda card: len(card.name), default=None)
+    return replace(found, memory=memory) if found and memory else found
+
+
+def cards_near(name: str) -> list[str]:
+    """The names of the cards with a word of ``name`` that has a digit in it; those of all cards where there is none."""
+    words, _ = _read(name)
+    near = [card.name for card in CARDS if any(word in words for word in _needed(card) if not word.isalpha())]
+    return near or [card.name for card in CARDS]
+
+
+def _needed(card: Card) -> set[str]:
+    return _read(card.name)[0] - {"rtx"}
+
+
+def _read(name: str) -> tuple[set[str], int]:
+    """The words of a card's name, and the GiB of memory that it tells; 0 where it tells none."""
+    text = re.sub(r"max[- ]q", "maxq", name.casefold())
+    size = _SIZE.search(text)
+    words = re.findall(r"[a-z0-9]+", _JOINED.sub(" ", _SIZE.sub(" ", text)))
+    return set(words), int(size[1]) if size else 0

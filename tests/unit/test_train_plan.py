@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from papertune.cards import CARDS, Card, card_called
 from papertune.config import SEVEN_PROJECTIONS, PlanConfig
-from papertune.device import GIB
+from papertune.device import GIB, Gpu
 from papertune.errors import BadValue, UnsupportedModel
 from papertune.events import Event, Notice
 from papertune.train.stage import run
@@ -28,6 +29,12 @@ def test_cards_are_found_by_the_names_their_drivers_give() -> None:
         "NVIDIA GeForce RTX 5060 Laptop GPU": "RTX 5060 Laptop",
         "NVIDIA A100-SXM4-40GB": "A100",
         "rtx 3070": "RTX 3070",
+        "rtx3070": "RTX 3070",
+        "3070": "RTX 3070",
+        "3070ti": "RTX 3070 Ti",
+        "RTX3070Ti Laptop": "RTX 3070 Ti Laptop",
+        "NVIDIA H100 80GB HBM3": "H100",
+        "Tesla V100-SXM2-16GB": "V100",
     }
     for given, name in names.items():
         found = card_called(given)
@@ -35,6 +42,41 @@ def test_cards_are_found_by_the_names_their_drivers_give() -> None:
         assert found.name == name
     assert card_called("Radeon") is None
     assert all(card_called(card.name) == card for card in CARDS)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "NVIDIA GeForce RTX 3060 Laptop GPU", "RTX 3050 6GB Laptop", "NVIDIA GeForce RTX 4090 Laptop GPU", "RTX 4070 Ti", "RTX 4070 SUPER",
+        "RTX 4070 Ti SUPER", "NVIDIA GeForce RTX 3070 with Max-Q Design", "RTX 3070 Mobile", "RTX 3070 Max Q",
+        "NVIDIA GeForce RTX 4090 D", "L40", "RTX", "",
+    ],
+)  # fmt: skip
+def test_a_card_is_not_taken_for_another_of_the_same_number(name: str) -> None:
+    assert card_called(name) is None
+
+
+def test_the_memory_that_a_name_tells_is_the_cards() -> None:
+    told = [
+        ("A100 80GB", "A100", 80), ("NVIDIA A100-SXM4-80GB", "A100", 80), ("V100 32 GB", "V100", 32), ("RTX 4060 Ti 16GB", "RTX 4060 Ti", 16),
+        ("RTX 3050 6GB", "RTX 3050", 6),
+    ]  # fmt: skip
+    for name, same, memory in told:
+        known = card_called(same)
+        assert known is not None
+        assert card_called(name) == replace(known, memory=memory)
+
+
+def test_the_memory_of_the_card_that_is_here_is_what_its_driver_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = Gpu("NVIDIA GeForce RTX 4060 Ti", 16380 << 20, 16000 << 20, "550", "8.9")
+    monkeypatch.setattr("papertune.train.forecast.gpus", lambda: (here,))
+    assert "RTX 4060 Ti, 16 GiB" in plan(model="tiny", train_file=tmp_path / "none")["Card"]
+
+
+def test_an_unknown_card_is_refused_with_those_of_its_number(tmp_path: Path) -> None:
+    with pytest.raises(BadValue, match="RTX 4070 Ti is not a known card") as caught:
+        plan(model="tiny", gpu="RTX 4070 Ti", train_file=tmp_path / "none")
+    assert caught.value.remedy == "Choose one of: RTX 4070, RTX 4070 Laptop."
 
 
 def test_speed_agrees_with_the_slice_that_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:

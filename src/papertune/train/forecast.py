@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from papertune.base import Base, open_base, open_shape
-from papertune.cards import CARDS, STAND_IN, Card, card_called
+from papertune.cards import STAND_IN, Card, card_called, cards_near
 from papertune.config import PlanConfig, TrainConfig
-from papertune.device import gib, gpus
+from papertune.device import GIB, gib, gpus
 from papertune.errors import BadModel, BadValue
 from papertune.events import Notice, OnEvent, Report, Started, Unit
 from papertune.family import family_of
@@ -117,12 +117,12 @@ def _card(name: str, on_event: OnEvent) -> Card:
     if name:
         card = card_called(name)
         if card is None:
-            raise BadValue(f"--gpu {name} is not a known card.", f"Choose one of: {', '.join(card.name for card in CARDS)}.")
+            raise BadValue(f"--gpu {name} is not a known card.", f"Choose one of: {', '.join(cards_near(name))}.")
         return card
     for gpu in gpus():
         found = card_called(gpu.name)
         if found is not None:
-            return found
+            return replace(found, memory=round(gpu.memory / GIB))  # some cards are sold with more or less memory under one name
         on_event(Notice(f"{gpu.name} is not a card with known figures."))
     on_event(Notice(f"No card was named or found: the plan is for an {STAND_IN.name}. Name another with --gpu."))
     return STAND_IN
