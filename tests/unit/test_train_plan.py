@@ -33,6 +33,8 @@ def test_cards_are_found_by_the_names_their_drivers_give() -> None:
         "3070": "RTX 3070",
         "3070ti": "RTX 3070 Ti",
         "RTX3070Ti Laptop": "RTX 3070 Ti Laptop",
+        "NVIDIA GeForce RTX 3060 Laptop GPU": "RTX 3060 Laptop",
+        "NVIDIA GeForce RTX 4070 Ti SUPER": "RTX 4070 Ti Super",
         "NVIDIA H100 80GB HBM3": "H100",
         "Tesla V100-SXM2-16GB": "V100",
     }
@@ -47,8 +49,8 @@ def test_cards_are_found_by_the_names_their_drivers_give() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "NVIDIA GeForce RTX 3060 Laptop GPU", "RTX 3050 6GB Laptop", "NVIDIA GeForce RTX 4090 Laptop GPU", "RTX 4070 Ti", "RTX 4070 SUPER",
-        "RTX 4070 Ti SUPER", "NVIDIA GeForce RTX 3070 with Max-Q Design", "RTX 3070 Mobile", "RTX 3070 Max Q",
+        "RTX 3050 6GB Laptop", "RTX 5090 Laptop GPU", "RTX 3060 SUPER",
+        "NVIDIA GeForce RTX 3070 with Max-Q Design", "RTX 3070 Mobile", "RTX 3070 Max Q",
         "NVIDIA GeForce RTX 4090 D", "L40", "RTX", "",
     ],
 )  # fmt: skip
@@ -74,9 +76,9 @@ def test_the_memory_of_the_card_that_is_here_is_what_its_driver_says(tmp_path: P
 
 
 def test_an_unknown_card_is_refused_with_those_of_its_number(tmp_path: Path) -> None:
-    with pytest.raises(BadValue, match="RTX 4070 Ti is not a known card") as caught:
-        plan(model="tiny", gpu="RTX 4070 Ti", train_file=tmp_path / "none")
-    assert caught.value.remedy == "Choose one of: RTX 4070, RTX 4070 Laptop."
+    with pytest.raises(BadValue, match="RTX 4060 Super is not a known card") as caught:
+        plan(model="tiny", gpu="RTX 4060 Super", train_file=tmp_path / "none")
+    assert caught.value.remedy == "Choose one of: RTX 4060, RTX 4060 Laptop, RTX 4060 Ti."
 
 
 def test_speed_agrees_with_the_slice_that_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
