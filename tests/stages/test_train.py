@@ -448,6 +448,17 @@ def test_the_model_goes_on_from_a_held_out_passage_after_each_validation(data: P
     assert board.read_bytes().count(b"validation/bits_per_byte") == 3
 
 
+def test_a_sample_for_which_memory_is_not_enough_is_left_out(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def continuation(*_: object) -> tuple[str, str]:
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr("papertune.train.stage.continuation", continuation)
+    said: list[Event] = []
+    run(settings(data, tmp_path, max_steps=1, sample_tokens=8), on_event=said.append)
+    assert "there is no sample" in notices(said)
+    assert (tmp_path / "final").is_dir()
+
+
 def test_the_likeliest_token_is_that_of_transformers(data: Path) -> None:
     from papertune.base import open_base
     from papertune.tokenizer import open_tokenizer

@@ -27,7 +27,7 @@ import papertune
 from papertune import adapter
 from papertune.base import Base
 from papertune.config import PlanConfig, TrainConfig
-from papertune.errors import BadAdapter, BadCheckpoint, Interrupted, PapertuneError, SettingsChanged
+from papertune.errors import BadAdapter, BadCheckpoint, Interrupted, OutOfMemory, PapertuneError, SettingsChanged
 from papertune.events import Notice, OnEvent, Report, ignore
 from papertune.files import make_folder
 from papertune.launch import Launch
@@ -132,7 +132,12 @@ def _train(config: TrainConfig, base: Base, run_id: dict[str, Any], start: Check
 
     def sample() -> None:
         if config.sample_tokens:
-            prompt, text = continuation(engine, tokenizer, held_out.items[0], config.sample_tokens)
+            try:
+                with loop.telling_out_of_memory("a sample"):
+                    prompt, text = continuation(engine, tokenizer, held_out.items[0], config.sample_tokens)
+            except OutOfMemory:
+                on_event(Notice(f"After step {state.step} there is no sample: memory was not enough for it.", "warning"))
+                return
             log.write("sample", state.step, prompt=prompt, text=text)
             on_event(Notice(f"After step {state.step} the model goes on from “…{_line(prompt)[-60:]}” with “{_line(text)}”"))
 
