@@ -275,8 +275,10 @@ def _bring_back(output: Path, run_id: Mapping[str, Any], on_event: OnEvent) -> N
         found = checkpoint.newest_checkpoint(folder, _nothing)
         return (found is not None and found.run == run_id) or _final_strength(folder, run_id) is not None
 
+    if here(output):
+        return
     kept = [folder for folder in checkpoint.earlier_ones(output) if here(folder)]
-    if kept and not here(output):
+    if kept:
         began = _belongs(output / BEST, run_id)  # and was killed while it moved things
         aside = None if began else _set_aside(output, -1)
         checkpoint.bring_back(kept[-1], output)
