@@ -196,6 +196,16 @@ def test_only_whole_sections_are_written_anew() -> None:
     assert choose([Paper("short", (Passage("", "# T\n\n## A\n\nToo short."),))], 5, seed=0) == []
 
 
+@pytest.mark.parametrize("sections", [0, 2])
+def test_a_held_out_passage_without_a_heading_is_measured_and_not_written(config: Callable[..., EvaluateConfig], tmp_path: Path, sections: int) -> None:
+    val = tmp_path / "val.jsonl"
+    val.write_text(Example("x", "x", "Some words that stand under no heading.").to_json() + "\n")
+    events: list[Event] = []
+    run(config(val_file=val, sections=sections), on_event=events.append)
+    assert json.loads((config().output_dir / "evaluation.json").read_text())["writing"] is None
+    assert any(isinstance(event, Notice) and "no model was made to write" in event.text for event in events) == bool(sections)
+
+
 def test_a_text_file_can_be_measured_too(config: Callable[..., EvaluateConfig], made: Path) -> None:
     report = run(config(only_gguf=True, gguf=(made / "tiny.gguf",), val_file=made / "texts" / "paper-00.txt"))
     assert report.states["ok"] == 1 + 2

@@ -48,10 +48,11 @@ def write_sections(
     config: EvaluateConfig, subjects: Subjects, papers: Sequence[Paper], manifest: Manifest, on_event: OnEvent
 ) -> dict[str, Any] | None:
     """As ``writing`` of ``evaluation.json`` has it (``docs/formats.md``); None when there is nothing to write."""
+    if not config.sections:
+        return None
     sections = choose(papers, config.sections, config.seed)
     if not sections:
-        if config.sections:
-            on_event(Notice(f"No held-out paper has a section of {_SHORTEST} to {_LONGEST} words, so no model was made to write one."))
+        on_event(Notice(f"No held-out paper has a section of {_SHORTEST} to {_LONGEST} words, so no model was made to write one."))
         return None
     keys = {(s.name, i): _key(s, section, config, i) for s in subjects.all for i, section in enumerate(sections)}
     missing = [s for s in subjects.all if any(keys[s.name, i] not in manifest.items for i in range(len(sections)))]
@@ -96,6 +97,8 @@ def sections_of(paper: Paper) -> list[Section]:
     for passage in paper.passages:
         whole = passage.prompt + passage.text
         heads = list(_HEADING.finditer(whole))
+        if not heads:
+            continue
         bounds = [*(head.start() for head in heads[1:]), len(whole) if passage.ends else -1]
         path: dict[int, str] = {}  # level → heading
         for head, bound in zip(heads, bounds, strict=True):
