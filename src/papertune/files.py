@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import chain, count
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -76,6 +77,18 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
         file.write(len(text).to_bytes(8, "little") + text)
         for array in arrays:
             file.write(array.data)
+
+
+def put_aside(path: Path) -> Path:
+    """Gives a file that a person has edited another name, ``NAME.edited-…`` with its own ending, and returns it. Raises CannotWrite."""
+    mark = sha256_of(path)[:8]
+    names = (path.with_name(f"{path.stem}.edited-{mark}{number}{path.suffix}") for number in chain([""], (f"-{i}" for i in count(2))))
+    aside = next(name for name in names if not name.exists())
+    try:
+        path.rename(aside)
+    except OSError as error:
+        raise from_os_error(error, aside) from error
+    return aside
 
 
 def make_folder(path: Path) -> None:

@@ -197,7 +197,7 @@ def test_only_whole_sections_are_written_anew() -> None:
 
 
 @pytest.mark.parametrize("sections", [0, 2])
-def test_a_held_out_passage_without_a_heading_is_measured_and_not_written(config: Callable[..., EvaluateConfig], tmp_path: Path, sections: int) -> None:
+def test_a_passage_without_a_heading_is_measured_and_not_written(config: Callable[..., EvaluateConfig], tmp_path: Path, sections: int) -> None:
     val = tmp_path / "val.jsonl"
     val.write_text(Example("x", "x", "Some words that stand under no heading.").to_json() + "\n")
     events: list[Event] = []

@@ -186,6 +186,7 @@ def test_after_kill_9_the_article_comes_out_as_if_nothing_had_happened(config: C
     report = run(config())
     assert report.states["fresh"] >= 3
     assert config().output.read_text() == whole.read_text()
+    assert not list(whole.parent.glob("*.edited-*"))  # what was broken off is no one's edit
 
 
 def test_a_finished_article_is_left_alone_even_when_edited(config: Callable[..., WriteConfig], ollama: FakeOllama) -> None:
@@ -195,6 +196,32 @@ def test_a_finished_article_is_left_alone_even_when_edited(config: Callable[...,
     assert run(config()).fresh
     assert config().output.read_text() == "Edited by hand."
     assert len(ollama.sent("/api/generate")) == asked
+
+
+@pytest.mark.parametrize("where", ["finished", "broken off"])
+def test_edits_to_an_unfinished_article_are_kept(config: Callable[..., WriteConfig], ollama: FakeOllama, tmp_path: Path, where: str) -> None:
+    run(config(output=tmp_path / "whole.md"))
+    ollama.faults[:] = [None] * 2 + [Drop(60), *[Drop(0)] * 5]
+    with pytest.raises(OllamaUnavailable):
+        run(config())
+    draft = config().output.read_text()
+    begun = draft.rindex("## ")
+    assert len(draft[begun:].split()) > 20
+    words = draft[:begun].split()[-1] if where == "finished" else draft.split()[-1]
+    edited = draft.replace(words, "MINE")
+    for number in ("", "-2"):
+        config().output.write_text(edited)
+        ollama.faults[:] = [Drop(0)] * 5
+        events: list[Event] = []
+        with pytest.raises(OllamaUnavailable):
+            run(config(), on_event=events.append)
+        kept = tmp_path / f"article.edited-{hashlib.sha256(edited.encode()).hexdigest()[:8]}{number}.md"
+        assert kept.read_text() == edited
+        assert any(isinstance(event, Notice) and event.level == "warning" and kept.name in event.text for event in events)
+    ollama.faults.clear()
+    run(config())
+    assert config().output.read_text() == (tmp_path / "whole.md").read_text()
+    assert len(list(tmp_path.glob("article.edited-*"))) == 2
 
 
 def test_another_article_or_a_file_of_the_users_is_never_written_over(config: Callable[..., WriteConfig], tmp_path: Path) -> None:

@@ -9,22 +9,21 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from papertune.base import open_base
 from papertune.config import WriteConfig
-from papertune.errors import BadValue, CannotWrite, SettingsChanged, from_os_error
+from papertune.errors import BadValue, CannotWrite, SettingsChanged
 from papertune.events import Notice, OnEvent, Report, Started, Unit, ignore
-from papertune.files import make_folder, write_text
+from papertune.files import make_folder
 from papertune.manifest import Manifest, read_manifest
 from papertune.prompts import SENTENCE
 from papertune.repetition import rep
 from papertune.sampling import Sampling
 from papertune.tokenizer import open_tokenizer
+from papertune.write.draft import Draft
 from papertune.write.guard import Guard
 from papertune.write.outline import USUAL, ask, clean, read_outline
 from papertune.write.section import Section
@@ -86,6 +85,7 @@ class _Article:
         self.sections: list[tuple[str, str]] = []
         self.states: Counter[str] = Counter()
         self.fresh = False
+        self._draft = Draft(output, journal, on_event)
 
     @property
     def text(self) -> str:
@@ -102,7 +102,7 @@ class _Article:
             self.fresh = True
             self.states["fresh"] = len(headings)
             if not self._output.exists():
-                write_text(self._output, self.text)
+                self._draft.write(self.text)
             return
         config = self._config
         say = lambda text: self._on_event(Notice(text, "warning"))  # noqa: E731
@@ -140,13 +140,13 @@ class _Article:
         sampling = Sampling(temperature=self._config.temperature, seed=self._config.seed)
         strict = not guard.lenient
         self._on_event(Started(f"Writing {self._output}", len(headings), "sections", first))
-        write_text(self._output, self.text)
-        with _appending(self._output) as file:
+        self._draft.write(self.text)
+        with self._draft.appending():
             for i in range(first, len(headings)):
-                _put(file, f"\n## {headings[i]}\n\n")
-                section = Section(self._config.title, tuple(self.sections), headings[i], target, i, guard, lambda text: _put(file, text))
+                self._draft.put(f"\n## {headings[i]}\n\n")
+                section = Section(self._config.title, tuple(self.sections), headings[i], target, i, guard, self._draft.put)
                 text = section.write(writer, sampling)
-                _put(file, "\n")
+                self._draft.put("\n")
                 self._journal.record(_key(i), heading=headings[i], text=text, lenient=guard.lenient)
                 self.sections.append((headings[i], text))
                 self.states["ok" if text else "empty"] += 1
@@ -156,28 +156,13 @@ class _Article:
                     strict = False
                     self._on_event(Notice("The model writes little that is prose; from here on it is taken as it comes.", "warning"))
                 self._on_event(Unit(i + 1, headings[i], {"words": str(self.words)}))
-        write_text(self._output, self.text)  # the same words, without spaces at the ends of sections
+        self._draft.write(self.text)  # the same words, without spaces at the ends of sections
         if first:
             self.states["fresh"] = first
 
 
 def _key(section: int) -> str:
     return f"section {section}"
-
-
-@contextmanager
-def _appending(path: Path) -> Iterator[IO[str]]:
-    try:
-        with path.open("a", encoding="utf-8", newline="\n") as file:
-            yield file
-    except OSError as error:
-        raise from_os_error(error, path) from error
-
-
-def _put(file: IO[str], text: str) -> None:
-    """Text into the file, at once visible to whoever reads it."""
-    file.write(text)
-    file.flush()
 
 
 def _copies(config: WriteConfig, text: str, on_event: OnEvent) -> list[tuple[str, str]]:
