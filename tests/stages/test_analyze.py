@@ -14,7 +14,7 @@ from papertune.analyze.stage import PARTS, referenced, run
 from papertune.analyze.themes import themes
 from papertune.config import AnalyzeConfig
 from papertune.errors import BadValue, FolderMissing, NoInputFiles, OllamaUnavailable
-from papertune.events import Event, Unit
+from papertune.events import Event, Notice, Unit
 from papertune.records import Block, Document, Place
 from tests.fake_ollama import Body, FakeOllama
 
@@ -104,6 +104,54 @@ def test_a_stopped_run_asks_nothing_twice(config: Callable[..., AnalyzeConfig], 
     assert after
     assert not set(before) & set(after)
     assert run(config()).fresh
+
+
+def test_no_page_takes_the_place_of_another_papers_or_of_the_themes(config: Callable[..., AnalyzeConfig], tmp_path: Path) -> None:
+    (tmp_path / "clash" / "s").mkdir(parents=True)
+    papers = {"b.epub": "On bark", "b-2.epub": "On beech", "s/b.epub": "On birch", "themes.epub": "On themes"}
+    for name, title in papers.items():
+        write_epub(tmp_path / "clash" / name, title, ROOTS * 2)
+    report = run(config(paper=(tmp_path / "clash",), questions=None))
+    assert len({path.name for path in report.written}) == len(papers) + 1
+    *pages, common = report.written
+    assert {path.read_text().split("\n")[0] for path in pages} == {f"# {title}" for title in papers.values()}
+    assert common.name == "themes.md"
+    assert common.read_text().startswith("# Related themes")
+
+
+def test_another_paper_of_the_same_name_gets_another_page(config: Callable[..., AnalyzeConfig], tmp_path: Path) -> None:
+    for folder, title in (("one", "On one"), ("two", "On two")):
+        (tmp_path / folder).mkdir()
+        write_epub(tmp_path / folder / "paper.epub", title, ROOTS * 2)
+    (tmp_path / "analysis").mkdir()
+    (tmp_path / "analysis" / "paper-2.md").write_text("Notes of mine.")
+    events: list[Event] = []
+    for _ in range(2):
+        for folder, name in (("one", "paper.md"), ("two", "paper-3.md")):
+            report = run(config(paper=(tmp_path / folder / "paper.epub",)), on_event=events.append)
+            assert [path.name for path in report.written] == [name]
+            assert report.written[0].read_text().startswith(f"# On {folder}\n")
+    assert report.fresh
+    assert (tmp_path / "analysis" / "paper-2.md").read_text() == "Notes of mine."
+    told = [event.text for event in events if isinstance(event, Notice) and "another's" in event.text]
+    assert told == ["paper.md is another's; the analysis of paper.epub is paper-3.md."]
+
+
+def test_a_page_that_was_edited_stays_or_is_kept_beside_the_new_one(config: Callable[..., AnalyzeConfig], tmp_path: Path) -> None:
+    run(config())
+    page = tmp_path / "analysis" / "roots.md"
+    written = page.read_text()
+    page.write_text(written + "My own words.\n")
+    events: list[Event] = []
+    assert run(config(), on_event=events.append).fresh
+    assert page.read_text() == written + "My own words.\n"
+    run(config(questions=None), on_event=events.append)
+    assert "My own words." not in page.read_text()
+    (kept,) = page.parent.glob("roots.edited-*.md")
+    assert kept.read_text() == written + "My own words.\n"
+    told = [event.text for event in events if isinstance(event, Notice) and "edited" in event.text]
+    assert len(told) == 2
+    assert kept.name in told[1]
 
 
 def test_a_page_is_given_only_where_the_paper_bears_the_sentence_out() -> None:

@@ -15,13 +15,14 @@ from os import link
 from pathlib import Path
 
 from papertune.analyze.paper import Pages, Paper, Reading
+from papertune.analyze.shelf import THEMES, Shelf
 from papertune.analyze.themes import Theme, themes
 from papertune.config import AnalyzeConfig, ExtractConfig
 from papertune.errors import BadValue, FolderMissing, NoInputFiles, from_os_error
 from papertune.events import Notice, OnEvent, Report, Started, Unit, ignore
 from papertune.extract import stage as extraction
 from papertune.extract.discover import SUFFIXES, discover
-from papertune.files import make_folder, sha256_of, write_text
+from papertune.files import make_folder, sha256_of
 from papertune.manifest import Manifest, key_of
 from papertune.prompts import SENTENCE
 from papertune.records import Document
@@ -113,7 +114,7 @@ class _Analysis:
     lenient: bool = False
 
     def __post_init__(self) -> None:
-        self.lenient = any(item["lenient"] for item in self.journal.items.values())
+        self.lenient = any(item.get("lenient") for item in self.journal.items.values())
 
     def write(self) -> Report:
         report = Report("analyze")
@@ -122,7 +123,8 @@ class _Analysis:
         parts = len(PARTS) + len(self.questions)
         self.on_event(Started("Reading", sum(map(len, readings)) + parts * len(self.papers) + (len(self.papers) > 1), "answers"))
         summaries = []
-        for paper, path, of_paper in zip(self.papers, self._paths(), readings, strict=True):
+        shelf = Shelf(self.config.output, self.journal, self.on_event)
+        for paper, of_paper in zip(self.papers, readings, strict=True):
             before = len(self.journal.items)
             notes = [self._ask(paper, [(r.heading, r.text)], "Summary of this section", _NOTE, r.heading) for r in of_paper]
             gist = [("Notes", "\n\n".join(f"{r.heading}: {note}" for r, note in zip(of_paper, notes, strict=True)))]
@@ -131,14 +133,14 @@ class _Analysis:
                 reading = paper.about(question, max(128, room), self.writer.count)
                 answers.append((question, self._ask(paper, [("From the paper", reading.text)], question, _ANSWER, question), reading))
             summaries.append((paper, answers[0][1]))
-            write_text(path, _page(paper, of_paper, notes, answers, self._model()))
-            report.written.append(path)
             report.states["ok" if len(self.journal.items) > before else "fresh"] += 1
+            source = paper.document.source
+            page = _page(paper, of_paper, notes, answers, self._model())
+            report.written.append(shelf.put(source.rpartition("/")[2].rpartition(".")[0], paper.document.sha256, source, page))
         if len(self.papers) > 1:
             text = self._common(summaries)
-            path = self.config.output / "themes.md"
-            write_text(path, _themes_page(self.papers, text, themes(self.papers), self._model()))
-            report.written.append(path)
+            page = _themes_page(self.papers, text, themes(self.papers), self._model())
+            report.written.append(shelf.put(THEMES, THEMES, "all papers", page))
         report.fresh = not report.states["ok"]
         report.summary = [("papers", str(len(self.papers))), ("answers", str(self.done))]
         return report
@@ -166,16 +168,6 @@ class _Analysis:
 
     def _model(self) -> str:
         return self.config.gguf.name if self.config.gguf else self.config.model
-
-    def _paths(self) -> list[Path]:
-        """``NAME.md`` a paper; a name that comes again gets a number."""
-        taken: dict[str, int] = {}
-        paths = []
-        for paper in self.papers:
-            name = paper.document.source.rpartition("/")[2].rpartition(".")[0]
-            taken[name] = taken.get(name, 0) + 1
-            paths.append(self.config.output / (f"{name}.md" if taken[name] == 1 else f"{name}-{taken[name]}.md"))
-        return paths
 
 
 def _page(paper: Paper, readings: Iterable[Reading], notes: Iterable[str], answers: Sequence[Answer], model: str) -> str:
