@@ -220,7 +220,9 @@ def _version(ollama: FakeOllama, handler: Handler, _rest: str) -> None:
 
 
 def _tags(ollama: FakeOllama, handler: Handler, _rest: str) -> None:
-    handler.answer({"models": [{"name": name, "model": name, "modified_at": _now(), "size": 1, "digest": "0" * 64} for name in ollama.models]})
+    digests = {name: hashlib.sha256(json.dumps(model, sort_keys=True).encode()).hexdigest() for name, model in ollama.models.items()}
+    models = [{"name": name, "model": name, "modified_at": _now(), "size": 1, "digest": digest} for name, digest in digests.items()]
+    handler.answer({"models": models})
 
 
 def _show(ollama: FakeOllama, handler: Handler, _rest: str) -> None:

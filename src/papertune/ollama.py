@@ -33,6 +33,20 @@ def address(host: str = "") -> str:
     return f"{parts.scheme}://{f'[{reachable}]' if ':' in reachable else reachable}:{port}{parts.path.rstrip('/')}"
 
 
+def digest(url: str, name: str) -> str:
+    """What the server calls the weights and settings of the model called ``name``; "" when it does not say, or none answers."""
+    connection, path = _connect(url, _QUICK)
+    try:
+        connection.request("GET", f"{path}/api/tags")
+        models = json.loads(connection.getresponse().read())["models"]
+        full = name if ":" in name.rpartition("/")[2] else f"{name}:latest"
+        return next((str(model["digest"]) for model in models if full in (model["name"], model.get("model"))), "")
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError, AttributeError):
+        return ""
+    finally:
+        connection.close()
+
+
 class Ollama:
     """The model called ``name`` at ``url``, with a window of ``context`` tokens or fewer, if the model has fewer.
 
@@ -90,7 +104,7 @@ class Ollama:
             "repeat_last_n": sampling.repeat_last_n,
             "seed": sampling.seed,
         }
-        connection, path = self._connect(self._timeout)
+        connection, path = _connect(self.url, self._timeout)
         try:
             body = json.dumps({"model": self.name, "prompt": prompt, "raw": True, "stream": True, "options": options})
             connection.request("POST", f"{path}/api/generate", body.encode(), {"Content-Type": "application/json"})
@@ -104,7 +118,7 @@ class Ollama:
             connection.close()
 
     def _ask(self, route: str, body: dict[str, Any]) -> dict[str, Any]:
-        connection, path = self._connect(_QUICK)
+        connection, path = _connect(self.url, _QUICK)
         try:
             connection.request("POST", path + route, json.dumps(body).encode(), {"Content-Type": "application/json"})
             response = connection.getresponse()
@@ -131,10 +145,11 @@ class Ollama:
             raise OllamaUnavailable(f"Ollama at {self.url} refused: {reason}.", "Check --model and --context.")
         raise http.client.HTTPException(reason)
 
-    def _connect(self, timeout: float) -> tuple[http.client.HTTPConnection, str]:
-        parts = urlsplit(self.url)
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        return kind(parts.hostname or "", parts.port, timeout=timeout), parts.path
+
+def _connect(url: str, timeout: float) -> tuple[http.client.HTTPConnection, str]:
+    parts = urlsplit(url)
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    return kind(parts.hostname or "", parts.port, timeout=timeout), parts.path
 
 
 _REMEDY = "Start it with: ollama serve; or write without it: --gguf FILE."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +11,8 @@ from typing import Protocol
 
 from papertune.device import cores
 from papertune.sampling import Sampling
+
+_END = 1 << 20  # bytes at each end of a GGUF that tell it from another; the first have the metadata with the adapter's hash
 
 
 class Writer(Protocol):
@@ -40,3 +44,19 @@ def open_writer(
 
         with Gguf(gguf, context=context, threads=threads or cores()) as file:
             yield file
+
+
+def weights_of(*, gguf: Path | None, model: str, host: str) -> str:
+    """Changes when the model does, though its name stays. "" where that cannot be told: there is no such file or model, or no server."""
+    if gguf is None:
+        from papertune.ollama import address, digest
+
+        return digest(address(host), model)
+    if not gguf.is_file():
+        return ""
+    with gguf.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        sha256 = hashlib.sha256(f"{size}".encode() + file.read(_END))
+        file.seek(max(0, size - _END))
+        sha256.update(file.read())
+    return sha256.hexdigest()

@@ -154,6 +154,15 @@ def test_a_page_that_was_edited_stays_or_is_kept_beside_the_new_one(config: Call
     assert kept.name in told[1]
 
 
+def test_a_model_that_was_trained_anew_is_asked_anew(config: Callable[..., AnalyzeConfig], ollama: FakeOllama, tmp_path: Path) -> None:
+    run(config())
+    ollama.models["scientific-mistral:latest"] = {"files": {"model.gguf": "sha256:1"}}
+    ollama.answers = lambda _request: ["The new model has other things to say of this part. "]
+    assert not run(config()).fresh
+    assert "The new model" in (tmp_path / "analysis" / "roots.md").read_text()
+    assert ROOTS not in (tmp_path / "analysis" / "roots.md").read_text()
+
+
 def test_a_page_is_given_only_where_the_paper_bears_the_sentence_out() -> None:
     paper = Paper(document("a.pdf", "T", PORES, ROOTS))
     told = "Roots of beech took up water below forty centimetres in summer. Unicorns prefer cheese over hay nowadays."

@@ -6,6 +6,7 @@ import hashlib
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -231,6 +232,27 @@ def test_another_article_or_a_file_of_the_users_is_never_written_over(config: Ca
     (tmp_path / "mine.md").write_text("Mine.")
     with pytest.raises(CannotWrite, match=r"mine\.md exists"):
         run(config(output=tmp_path / "mine.md"))
+
+
+def test_a_model_that_was_trained_anew_does_not_go_on_with_the_article_of_the_old_one(
+    config: Callable[..., WriteConfig], ollama: FakeOllama, gguf: Path, tmp_path: Path
+) -> None:
+    run(config())
+    ollama.models["scientific-mistral:latest"] = {"files": {"model.gguf": "sha256:1"}}
+    with pytest.raises(SettingsChanged, match=r"article\.md was begun by another model than scientific-mistral is now"):
+        run(config())
+    del ollama.routes["GET", "/api/tags"]
+    assert run(config()).fresh  # where the server does not tell, the name alone counts
+    assert run(config(host="http://127.0.0.1:9")).fresh
+    model = shutil.copy(gguf, tmp_path / "model.gguf")
+    changes: dict[str, object] = {"gguf": model, "words": 50, "sections": SECTIONS[:1], "threads": 1, "context": 512, "output": tmp_path / "b.md"}
+    run(config(**changes))
+    assert run(config(**changes)).fresh
+    random_adapter(open_base("tiny"), tmp_path / "final", size=0.01, seed=1)
+    export.run(ExportConfig(lora_path=tmp_path / "final", gguf_path=model))
+    assert model.stat().st_size == gguf.stat().st_size
+    with pytest.raises(SettingsChanged, match=r"begun by another model than .*model\.gguf is now"):
+        run(config(**changes))
 
 
 def test_the_title_names_the_file_and_must_be_there(config: Callable[..., WriteConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

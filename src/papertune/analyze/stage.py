@@ -30,7 +30,7 @@ from papertune.sampling import Sampling
 from papertune.training_text import pages_in_words
 from papertune.write.guard import Guard
 from papertune.write.section import Section
-from papertune.writers import Writer, open_writer
+from papertune.writers import Writer, open_writer, weights_of
 
 CODE_VERSION = 1
 """Raised when this command would ask the model something else about the same paper."""
@@ -112,8 +112,10 @@ class _Analysis:
     on_event: OnEvent
     done: int = 0
     lenient: bool = False
+    weights: str = ""  # what tells the model from one that had its name before
 
     def __post_init__(self) -> None:
+        self.weights = weights_of(gguf=self.config.gguf, model=self.config.model, host=self.config.host)
         self.lenient = any(item.get("lenient") for item in self.journal.items.values())
 
     def write(self) -> Report:
@@ -152,7 +154,8 @@ class _Analysis:
     def _ask(self, paper: Paper, before: Sequence[tuple[str, str]], heading: str, words: int, label: str) -> str:
         """What the model writes under ``heading`` after what stands ``before``; from the journal if it was asked before."""
         settings = {"model": str(self.config.gguf or self.config.model), "context": self.writer.context, "words": words, "seed": self.config.seed}
-        key = key_of(repr((paper.title, list(before), heading)), {**settings, "temperature": self.config.temperature}, CODE_VERSION)
+        settings |= {"temperature": self.config.temperature, "weights": self.weights}
+        key = key_of(repr((paper.title, list(before), heading)), settings, CODE_VERSION)
         if key not in self.journal.items:
             guard = Guard()
             guard.lenient = self.lenient

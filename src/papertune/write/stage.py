@@ -27,7 +27,7 @@ from papertune.write.draft import Draft
 from papertune.write.guard import Guard
 from papertune.write.outline import USUAL, ask, clean, read_outline
 from papertune.write.section import Section
-from papertune.writers import Writer, open_writer
+from papertune.writers import Writer, open_writer, weights_of
 
 _NO_EFFECT = ("output", "host", "timeout", "against", "text_dir", "threads", "outline")  # settings that do not change what is written
 _SHOWN = 5  # copies told of at the end
@@ -61,6 +61,7 @@ def _settings(config: WriteConfig, given: tuple[str, ...]) -> dict[str, Any]:
         settings["model"] = str(config.gguf.resolve())
     settings["gguf"] = config.gguf is not None
     settings["sections"] = list(given)
+    settings["weights"] = weights_of(gguf=config.gguf, model=config.model, host=config.host)
     return settings
 
 
@@ -68,9 +69,14 @@ def _journal(output: Path, settings: dict[str, Any]) -> Path:
     """Where the journal is. Raises SettingsChanged or CannotWrite rather than write over another article or a file of the user's."""
     path = output.with_name(f".{output.name}.resume.json")
     header, _ = read_manifest(path)
-    if header and header.get("settings") != settings:
-        before = header.get("settings", {})
-        changed = ", ".join(sorted(key for key in settings if settings[key] != before.get(key)))
+    before = {"weights": "", **header.get("settings", {})}
+    settings["weights"] = settings["weights"] or before["weights"]  # a finished article needs no server
+    before["weights"] = before["weights"] or settings["weights"]
+    if header and before != settings:
+        changed = ", ".join(sorted(key for key in settings if key != "weights" and settings[key] != before.get(key)))
+        if not changed:
+            what = f"{output} was begun by another model than {settings['model']} is now."
+            raise SettingsChanged(what, "Bring that model back to go on, or name another file with --output.")
         raise SettingsChanged(f"{output} was begun with another {changed}.", "Use the same settings to go on, or name another file with --output.")
     if not header and output.exists():
         raise CannotWrite(f"{output} exists and was not written by this command.", "Name another file with --output.")
