@@ -42,6 +42,12 @@ class Adapter:
     def scale(self) -> float:
         return float(self.alpha / (self.rank**0.5 if self.use_rslora else self.rank))
 
+    def check_base(self, name: str, fingerprint: str) -> None:
+        """Raises BadAdapter when it was trained on another model than this; an adapter that papertune did not make does not tell."""
+        if self.provenance.get("run", {}).get("model") not in (None, fingerprint):
+            what = f"{self.folder} was trained on another model than {name} is now."
+            raise BadAdapter(what, "Bring the model back that it was trained on, or train again.")
+
     def tensors(self) -> dict[str, np.ndarray]:
         """PEFT's tensor names to float32 arrays. Raises BadAdapter when the file is damaged."""
         return _read_weights(self.folder / WEIGHTS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import hashlib
 import json
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 PART = ".part"
 _PIECE = 8 << 20  # bytes read at a time: a thread that reads large files seldom asks for the interpreter
 _NOT_OFFERED = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.ENOSYS)  # what network file systems answer to fsync of a folder
+_NO_TEXT = (b"%PDF", b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # what PDF, EPUB and docx, and older Word files begin with
 _TYPES = {"float32": "F32", "uint8": "U8"}  # numpy's names to those of safetensors
 
 
@@ -77,6 +79,16 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
         file.write(len(text).to_bytes(8, "little") + text)
         for array in arrays:
             file.write(array.data)
+
+
+def read_plain(path: Path) -> str:
+    """A text file, UTF-8 or as its byte order mark says, with ``\\n`` as line ends. Raises OSError; ValueError when it is no plain text."""
+    data = path.read_bytes()
+    encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    text = data.decode(encoding, errors="replace").replace("\r\n", "\n").replace("\r", "\n")
+    if data.startswith(_NO_TEXT) or "\0" in text:
+        raise ValueError(f"{path} is no plain text.")
+    return text
 
 
 def put_aside(path: Path) -> Path:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+import zipfile
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import numpy as np
+import pypdfium2 as pdfium
 import pytest
 
 from papertune.base import open_base
@@ -225,6 +228,17 @@ def test_what_is_missing_is_named(config: Callable[..., EvaluateConfig], changes
         run(config(**changes))
 
 
+def test_an_adapter_of_another_base_is_not_measured(config: Callable[..., EvaluateConfig], tmp_path: Path) -> None:
+    base = open_base("tiny")
+    other = Path(shutil.copytree(base.folder, tmp_path / "other"))
+    settings = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**settings, "rope_theta": 1234.0}))
+    random_adapter(base, tmp_path / "final", provenance={"run": {"model": base.fingerprint()}})
+    with pytest.raises(BadAdapter, match=r"final was trained on another model than .*other is now\."):
+        run(config(lora_path=tmp_path / "final", model=str(other)))
+    assert run(config(lora_path=tmp_path / "final")).states["ok"]
+
+
 @pytest.mark.parametrize(("total", "start", "size"), [(5, 0, 10), (100, 7, 16), (1000, 990, 33), (64, 0, 65), (300, 250, 64)])
 def test_windows_measure_each_token_once_with_enough_before_it(total: int, start: int, size: int) -> None:
     measured: list[int] = []
@@ -310,6 +324,35 @@ def test_check_shows_each_copy_with_paper_and_line(made: Path, tmp_path: Path) -
 def test_check_without_a_file_says_how() -> None:
     with pytest.raises(BadValue, match="papertune check FILE"):
         check.run(CheckConfig())
+
+
+@pytest.mark.parametrize("kind", ["pdf", "epub", "doc", "utf-16 without a mark"])
+def test_what_is_no_plain_text_is_refused(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"draft.{kind.split()[0]}"
+    if kind == "pdf":
+        pdf = pdfium.PdfDocument.new()
+        pdf.new_page(100, 100)
+        pdf.save(path)
+    elif kind == "epub":
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("mimetype", "application/epub+zip")
+    else:
+        path.write_bytes(b"\xd0\xcf\x11\xe0 old Word" if kind == "doc" else "Words.".encode("utf-16-le"))
+    with pytest.raises(BadValue, match=rf"{path.name} is no plain text\. Extract its text first"):
+        check.run(CheckConfig(file=(path,)))
+    with pytest.raises(BadDataset, match=rf"{path.name} is no plain text\. Extract its text first"):
+        read_papers(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_says_how_a_text_is_read(made: Path, tmp_path: Path, encoding: str) -> None:
+    example = max((e for e in read_examples(made / "dataset" / "train.jsonl")), key=lambda e: len(e.text))
+    draft = tmp_path / "draft.txt"
+    draft.write_bytes(f"Mine.\r\n\r\n{example.text}".encode(encoding))
+    report = check.run(CheckConfig(file=(draft,), against=made / "dataset" / "train.jsonl", text_dir=made / "texts"))
+    assert report.states == {"copies": 1}
+    assert any(name.startswith("  line 3, ") for name, _ in report.summary)
+    assert read_papers(draft)[0].passages[0].text.startswith("Mine.\n\n" + example.text[:20])
 
 
 def test_examples_of_a_users_own_are_measured_too(tmp_path: Path) -> None:

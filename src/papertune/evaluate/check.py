@@ -8,6 +8,7 @@ from papertune.base import open_base
 from papertune.config import CheckConfig
 from papertune.errors import BadValue, FolderUnreadable
 from papertune.events import Notice, OnEvent, Report, Started, Unit, ignore
+from papertune.files import read_plain
 from papertune.tokenizer import open_tokenizer
 
 _SHOWN = 3  # copies below the threshold that are shown, longest first
@@ -47,6 +48,8 @@ def _tokenizer_folder(name: str) -> Path:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig", errors="replace")
+        return read_plain(path)
     except OSError as error:
         raise FolderUnreadable(f"{path} cannot be read: {error.strerror}.", "Check the path and its permissions.") from error
+    except ValueError as error:
+        raise BadValue(str(error), "Extract its text first, or save it as plain text, and check that.") from error

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from papertune.errors import BadDataset
+from papertune.files import read_plain
 from papertune.records import Example, read_examples
 
 _DOCUMENT = "\n\x1e\n"  # the line between documents of one file
@@ -85,6 +86,8 @@ def _repeated(before: Example, example: Example) -> int:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig", errors="replace")
+        return read_plain(path)
     except OSError as error:
         raise BadDataset(f"{path} cannot be read: {error.strerror}.", "Run prepare_dataset.py first, or name another file.") from error
+    except ValueError as error:
+        raise BadDataset(str(error), "Extract its text first, or save it as plain text, and name that.") from error

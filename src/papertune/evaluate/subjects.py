@@ -43,6 +43,7 @@ class Subjects:
             self._adapter = open_adapter(config.lora_path)
             self._base = open_base(config.model or self._adapter.base_model)
             base = self._base.fingerprint()
+            self._adapter.check_base(self._base.name, base)
             weights = sha256_of(self._adapter.folder / WEIGHTS)
             self.all = [
                 Subject(self._base.name, "base", base),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from papertune.adapter import CONFIG, WEIGHTS, Adapter, open_adapter
 from papertune.base import Base, may_be_opened, open_base, open_folder
 from papertune.config import ExportConfig
-from papertune.errors import BadAdapter, BadModel, CannotWrite, MissingLibrary
+from papertune.errors import BadModel, CannotWrite, MissingLibrary
 from papertune.events import Notice, OnEvent, Report, Started, Unit, ignore
 from papertune.files import as_bytes, make_folder, sha256_of, writing
 
@@ -124,11 +124,8 @@ def _open(config: ExportConfig, on_event: OnEvent) -> _Input:
         what = f"{config.lora_path} was trained on {adapter.base_model}, and there is no such folder."
         raise BadModel(what, f"Bring the model back, or write where it is now as base_model_name_or_path into {config.lora_path / CONFIG}.")
     base = open_base(adapter.base_model)
-    trained_on = adapter.provenance.get("run", {}).get("model")
     fingerprint = base.fingerprint()
-    if trained_on is not None and trained_on != fingerprint:
-        what = f"{config.lora_path} was trained on another model than {base.name} is now."
-        raise BadAdapter(what, "Bring the model back that it was trained on, or train again.")
+    adapter.check_base(base.name, fingerprint)
     provenance = {
         "base": base.name if not Path(base.name).expanduser().is_dir() else Path(base.name).name,
         "base.fingerprint": fingerprint,
