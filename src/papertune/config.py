@@ -32,12 +32,14 @@ def setting(
     least: float | None = None,
     most: float | None = None,
     above: float | None = None,
+    separator: str = ",",
 ) -> Any:
     """A field of a config. ``least`` and ``most`` are allowed values, ``above`` is the largest value not allowed.
 
-    ``flag`` is needed only where it is not the field's name with dashes, as for ``--no-resume``.
+    ``flag`` is needed only where it is not the field's name with dashes, as for ``--no-resume``. ``separator`` parts the items of a list of text.
     """
-    return field(default=default, metadata={"note": note, "flag": flag, "choices": choices, "least": least, "most": most, "above": above})
+    rules = {"choices": choices, "least": least, "most": most, "above": above, "separator": separator}
+    return field(default=default, metadata={"note": note, "flag": flag, **rules})
 
 
 def flag_of(spec: Field[Any]) -> str:
@@ -228,14 +230,14 @@ class WriteConfig(Config):
     title: str = setting("", "What the article is about", flag="TITLE")
     output: Path | None = setting(None, "Markdown file to write; made from the title if not named")
     outline: Path | None = setting(None, "File with the headings of the article, one a line")
-    sections: tuple[str, ...] = setting((), "Headings of the article; without these and --outline the model is asked for them")
+    sections: tuple[str, ...] = setting((), "Headings of the article; without these and --outline the model is asked for them", separator="\n")
     words: int = setting(3000, "Words to write, about", least=50)
     model: str = setting("scientific-mistral", "Name in Ollama")
     host: str = setting("", "Ollama's address; empty: OLLAMA_HOST, or this machine")
     gguf: Path | None = setting(None, "GGUF file to write with, without Ollama")
     context: int = setting(4096, "Tokens the model sees at a time", least=256)
     temperature: float = setting(0.8, "How freely words are chosen", least=0, most=2)
-    timeout: float = setting(300.0, "Seconds to wait for the next word before the connection counts as lost", above=0)
+    timeout: float = setting(300.0, "Seconds to wait for the next word before the connection counts as lost", above=0, most=86_400)
     against: Path = setting(Path("./dataset/train.jsonl"), "Training data that the article is compared with at the end")
     text_dir: Path = setting(Path("./extracted_text"), "Text files of Step 1, which know the page of every paragraph")
     threads: int = setting(0, "Processor cores for --gguf; 0: all", least=0)
@@ -256,7 +258,7 @@ class AnalyzeConfig(Config):
     gguf: Path | None = setting(None, "GGUF file to read with, without Ollama")
     context: int = setting(4096, "Tokens the model sees at a time", least=512)
     temperature: float = setting(0.3, "How freely words are chosen", least=0, most=2)
-    timeout: float = setting(300.0, "Seconds to wait for the next word before the connection counts as lost", above=0)
+    timeout: float = setting(300.0, "Seconds to wait for the next word before the connection counts as lost", above=0, most=86_400)
     threads: int = setting(0, "Processor cores for --gguf; 0: all", least=0)
     seed: int = setting(0, "Seed of what is written", least=0)
 
@@ -291,7 +293,7 @@ CONFIGS: tuple[type[Config], ...] = (
 def convert(spec: Field[Any], hint: Any, text: Any, where: str) -> Any:
     """``text`` (a string, or a value from TOML) as the field's type. ``where`` names its origin in the error. Raises BadValue."""
     try:
-        return _convert(hint, text)
+        return _convert(hint, text, spec.metadata["separator"])
     except (ValueError, TypeError) as error:
         raise BadValue(f"{where}: {text!r} is not {words(hint)}.", f"Give {flag_of(spec)} {words(hint)}.") from error
 
@@ -304,20 +306,20 @@ def is_list(hint: Any) -> bool:
     return get_origin(hint) is tuple
 
 
-def _convert(hint: Any, value: Any) -> Any:
+def _convert(hint: Any, value: Any, separator: str) -> Any:
     if get_origin(hint) in (UnionType, Union):
         inner = [h for h in get_args(hint) if h is not NoneType]
-        return _convert(inner[0], value)
+        return _convert(inner[0], value, separator)
     if is_list(hint):
         item = get_args(hint)[0]
         parts = [value] if isinstance(value, str) else value
         if not all(isinstance(part, str) for part in parts):
             raise TypeError(value)
         if item is str:
-            parts = [word.strip() for part in parts for word in part.split(",")]
+            parts = [word.strip() for part in parts for word in part.split(separator)]
         elif isinstance(value, str):
             parts = value.split(os.pathsep)
-        return tuple(_convert(item, part) for part in parts)
+        return tuple(_convert(item, part, separator) for part in parts)
     if hint is bool and isinstance(value, str) and value.lower() in _WORDS:
         return _WORDS[value.lower()]
     if isinstance(value, bool) != (hint is bool) or (hint is int and isinstance(value, float)):

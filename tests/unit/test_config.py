@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from papertune.config import ExtractConfig, PrepareConfig, TrainConfig
+from papertune.config import ExtractConfig, PrepareConfig, TrainConfig, WriteConfig, convert, hints_of
 from papertune.errors import BadValue, UnknownSetting
 
 
@@ -24,6 +25,14 @@ def test_lists_come_from_every_source(tmp_path: Path) -> None:
     assert ExtractConfig.resolve({}, environ={}, toml=toml).input_dir == (Path("a"), Path("b"))
     environ = {"PAPERTUNE_TRAIN_TARGET_MODULES": "q_proj, v_proj"}
     assert TrainConfig.resolve({}, environ=environ, toml=tmp_path / "absent").target_modules == ("q_proj", "v_proj")
+
+
+def test_a_heading_may_have_a_comma(tmp_path: Path) -> None:
+    (spec,) = (spec for spec in fields(WriteConfig) if spec.name == "sections")
+    given = convert(spec, hints_of(WriteConfig)["sections"], ("Soil, water and roots", "Results"), "--sections")
+    assert given == ("Soil, water and roots", "Results")
+    environ = {"PAPERTUNE_WRITE_SECTIONS": "Soil, water and roots\nResults"}
+    assert WriteConfig.resolve({}, environ=environ, toml=tmp_path / "absent").sections == given
 
 
 @pytest.mark.parametrize(
