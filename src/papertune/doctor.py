@@ -14,10 +14,13 @@ import sysconfig
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from shutil import which
 
+from papertune.dataset.estimate import DISK, disk_in_words
 from papertune.device import FOR_A_GPU, FOR_TRITON, GIB, Machine, disk_free, gib, look
+from papertune.errors import BadValue
 from papertune.ollama import address
 from papertune.supervise import Workers
 
@@ -80,7 +83,7 @@ def _hardware(machine: Machine) -> Iterator[Finding]:
         yield Finding("GPU", enough, state, "8 GB are needed for a 7B model")
     yield Finding("memory", machine.memory >= 15 * GIB, f"{gib(machine.memory)}, {gib(machine.free)} free", "16 GB are needed to load a 7B model")
     free = disk_free(Path())
-    yield Finding("disk", free >= 40 * GIB, f"{gib(free)} free here", "about 40 GB: 14 base model, 14 merged model, 5 GGUF, checkpoints")
+    yield Finding("disk", free >= sum(DISK.values()), f"{gib(free)} free here", disk_in_words())
 
 
 def _libraries(machine: Machine) -> Iterator[Finding]:
@@ -128,7 +131,8 @@ def _services() -> Iterator[Finding]:
     token = bool(os.environ.get("HF_TOKEN")) or (home / "token").is_file()
     state = "a token is stored" if token else "no token"
     yield Finding("Hugging Face login", token, state, "hf auth login  (older name: huggingface-cli login)", False)
-    weights = any((home / "hub").glob("models--mistralai--Mistral-7B-v0.1/snapshots/*/*.safetensors"))
+    hub = Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
+    weights = any(hub.glob("models--mistralai--Mistral-7B-v0.1/snapshots/*/*.safetensors"))
     state = "Mistral-7B-v0.1 is here" if weights else "not downloaded yet; the first finetune.py run fetches ≈ 14 GB"
     yield Finding("base model", weights, state, "hf download mistralai/Mistral-7B-v0.1", False)
     yield _ollama()
@@ -136,10 +140,14 @@ def _services() -> Iterator[Finding]:
 
 def _ollama() -> Finding:
     """Asks the Ollama server at OLLAMA_HOST, or on this machine, for its version."""
-    url = address()
     try:
-        with urllib.request.urlopen(f"{url}/api/version", timeout=3) as answer:
+        url = address()
+    except BadValue as error:
+        return Finding("Ollama", False, error.what, error.remedy, False)
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # as the steps ask it
+    try:
+        with direct.open(f"{url}/api/version", timeout=3) as answer:
             return Finding("Ollama", True, f"version {json.load(answer)['version']} answers at {url}")
-    except (OSError, ValueError, KeyError):
+    except (OSError, HTTPException, ValueError, KeyError, TypeError):
         fix = "ollama serve" if which("ollama") else "install it from https://ollama.com, then: ollama serve"
-        return Finding("Ollama", False, f"no server answers at {url}", fix, False)
+        return Finding("Ollama", False, f"none answers at {url}", fix, False)

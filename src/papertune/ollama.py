@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-from papertune.errors import OllamaUnavailable
+from papertune.errors import BadValue, OllamaUnavailable
 from papertune.sampling import Sampling
 
 _PORT = 11434
@@ -24,11 +24,21 @@ _QUICK = 10.0  # seconds for a question that needs no model
 
 
 def address(host: str = "") -> str:
-    """The server's URL: ``host``, or OLLAMA_HOST, or this machine; each may lack the scheme, the port or both. Read as Ollama reads it."""
+    """The server's URL: ``host``, or OLLAMA_HOST, or this machine; each may lack the scheme, the port or both. Read as Ollama reads it.
+
+    Raises BadValue.
+    """
     given = host or os.environ.get("OLLAMA_HOST", "").strip(" \"'") or "127.0.0.1"
-    parts = urlsplit(given if "://" in given else f"//{given}", scheme="http")
-    port = parts.port or (_PORT if "://" not in given else 443 if parts.scheme == "https" else 80)
-    name = parts.hostname or "127.0.0.1"
+    try:
+        parts = urlsplit(given if "://" in given else f"//{given}", scheme="http")
+        port = parts.port or (_PORT if "://" not in given else 443 if parts.scheme == "https" else 80)
+        name = parts.hostname or "127.0.0.1"
+        name.encode("idna")  # as the name server is asked
+        if any(char.isspace() for char in name):
+            raise ValueError("a space in a name")
+    except ValueError as error:
+        what = f"{'--host' if host else 'OLLAMA_HOST'} {given} is no address of a server: {error}."
+        raise BadValue(what, "Write HOST or HOST:PORT, such as 127.0.0.1:11434.") from error
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(name, name)  # addresses to listen on, not to talk to
     return f"{parts.scheme}://{f'[{reachable}]' if ':' in reachable else reachable}:{port}{parts.path.rstrip('/')}"
 
@@ -125,6 +135,9 @@ class Ollama:
             if response.status >= 400:
                 self._refuse(response)
             answer = json.loads(response.read())
+        except _Failed as error:
+            remedy = f"See its log, or make the model again: ollama create {self.name} -f Modelfile."
+            raise OllamaUnavailable(f"Ollama at {self.url} cannot open {self.name}: {str(error).rstrip('.')}.", remedy) from error
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise OllamaUnavailable(f"No Ollama server answers at {self.url}.", _REMEDY) from error
         finally:
@@ -132,7 +145,7 @@ class Ollama:
         return answer if isinstance(answer, dict) else {}
 
     def _refuse(self, response: http.client.HTTPResponse) -> None:
-        """Raises OllamaUnavailable for a request that will never succeed, HTTPException for one that may."""
+        """Raises OllamaUnavailable for a request that will never succeed, _Failed for one that may."""
         text = response.read().decode(errors="replace")
         try:
             reason = str(json.loads(text)["error"])
@@ -143,7 +156,11 @@ class Ollama:
             raise OllamaUnavailable(what, f"Run: ollama create {self.name} -f Modelfile; or name another with --model.")
         if response.status < 500 and response.status != 429:
             raise OllamaUnavailable(f"Ollama at {self.url} refused: {reason}.", "Check --model and --context.")
-        raise http.client.HTTPException(reason)
+        raise _Failed(reason)
+
+
+class _Failed(http.client.HTTPException):
+    """The server answers, but with an error."""
 
 
 def _connect(url: str, timeout: float) -> tuple[http.client.HTTPConnection, str]:

@@ -33,7 +33,7 @@ def open_writer(
 ) -> Iterator[Writer]:
     """The GGUF file if one is named, else the model in Ollama; ``say`` is told of its troubles.
 
-    Raises OllamaUnavailable, BadGguf, MissingLibrary or OutOfMemory.
+    Raises BadValue, OllamaUnavailable, BadGguf, MissingLibrary or OutOfMemory.
     """
     if gguf is None:
         from papertune.ollama import Ollama, address
@@ -47,7 +47,10 @@ def open_writer(
 
 
 def weights_of(*, gguf: Path | None, model: str, host: str) -> str:
-    """Changes when the model does, though its name stays. "" where that cannot be told: there is no such file or model, or no server."""
+    """Changes when the model does, though its name stays. "" where that cannot be told: there is no such file or model, or no server.
+
+    Raises BadValue.
+    """
     if gguf is None:
         from papertune.ollama import address, digest
 

@@ -162,6 +162,27 @@ def test_ollama_host_is_read_as_ollama_reads_it(monkeypatch: pytest.MonkeyPatch)
     assert address("other:5") == "http://other:5"
 
 
+@pytest.mark.parametrize("given", ["http://localhost:abc", "127.0.0.1:99999", "[::1", "my host", "a..b"])
+def test_an_address_that_is_none_is_told(config: Callable[..., WriteConfig], monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    with pytest.raises(BadValue, match=re.escape(f"--host {given} is no address of a server: ")):
+        run(config(host=given))
+    monkeypatch.setenv("OLLAMA_HOST", given)
+    with pytest.raises(BadValue, match=re.escape(f"OLLAMA_HOST {given} is no address of a server: ")):
+        run(config(host=""))
+
+
+def test_a_server_that_answers_with_an_error_is_not_called_absent(config: Callable[..., WriteConfig], ollama: FakeOllama) -> None:
+    ollama.routes["POST", "/api/show"] = lambda _ollama, handler, _rest: handler.answer({"error": "model file is corrupt"}, 500)
+    with pytest.raises(OllamaUnavailable, match=rf"{ollama.url} cannot open scientific-mistral: model file is corrupt\. See its log"):
+        run(config())
+
+
+@pytest.mark.parametrize("seconds", [1e12, float("inf"), float("nan")])
+def test_a_wait_without_end_is_refused(config: Callable[..., WriteConfig], seconds: float) -> None:
+    with pytest.raises(BadValue, match="--timeout"):
+        config(timeout=seconds)
+
+
 def kill_within(config: WriteConfig, heading: str, seconds: float = 60) -> None:
     """Runs the step in a process of its own and kills it when it has begun to write under this heading."""
     imports = "from pathlib import PosixPath\nfrom papertune.config import WriteConfig\nfrom papertune.write.stage import run\n"

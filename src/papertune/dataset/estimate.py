@@ -69,6 +69,10 @@ def estimate(tokens: int, gpu: str) -> Estimate:
     return Estimate(card.name, known is not None, (fast, reference))
 
 
+def disk_in_words() -> str:
+    return f"about {sum(DISK.values()) / 1e9:.0f} GB with Mistral-7B: " + ", ".join(f"{name} {size / 1e9:.1f}" for name, size in DISK.items())
+
+
 def measured(folder: Path) -> Speed | None:
     """What ``events.jsonl`` in the output folder of training says; None until 20 steps have run there. A line that cannot be read is skipped."""
     try:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from papertune.config import PrepareConfig, TrainConfig
-from papertune.dataset.estimate import DISK, estimate, measured, work
+from papertune.dataset.estimate import disk_in_words, estimate, measured, work
 from papertune.dataset.filters import REASONS
 from papertune.dataset.mix import Mix
 from papertune.dataset.outputs import CARD, CODE_VERSION, LEFT_OUT, MANIFEST, PAGE, TRAIN, VAL
@@ -94,10 +94,9 @@ def _summarise(report: Report, whole: dict[str, Any], config: PrepareConfig) -> 
         share = replay["tokens"] / train["tokens"]
         report.summary.append(("General text", f"{replay['examples']:,} of the training examples ({share:.1%} of the tokens)"))
     defaults = TrainConfig()
-    needed = f"about {sum(DISK.values()) / 1e9:.0f} GB with Mistral-7B: " + ", ".join(f"{name} {size / 1e9:.1f}" for name, size in DISK.items())
     report.closing += [
         ("Training", work(train["examples"], train["tokens"], defaults.batch_size * defaults.grad_accum)),
-        ("Disk for the next steps", f"{needed}; {disk_free(config.output_dir) / 1e9:.0f} GB are free here"),
+        ("Disk for the next steps", f"{disk_in_words()}; {disk_free(config.output_dir) / 1e9:.0f} GB are free here"),
         _time(train["tokens"], config, defaults.epochs),
     ]
 

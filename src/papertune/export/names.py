@@ -8,13 +8,16 @@ from papertune.config import ExportConfig
 from papertune.errors import BadValue, CannotWrite
 from papertune.export.modelfile import checked_file, checked_name
 from papertune.export.record import record_path
+from papertune.ollama import address
 
 MODELFILE, MODELFILE_NEW = "Modelfile", "Modelfile.new"
 
 
 def check_names(config: ExportConfig) -> None:
-    """Raises BadValue for a name that cannot be, CannotWrite where a folder has the place of a file."""
+    """Raises BadValue for a name or an address that cannot be, CannotWrite where a folder has the place of a file."""
     checked_name(config.ollama_name)
+    if config.create:
+        address(config.host)
     val_file = config.val_file
     if val_file != ExportConfig().val_file and not val_file.is_file():  # without the default one a paragraph of papertune's own will do
         raise BadValue(f"--val-file {val_file}: there is no such file.", "Name the val.jsonl of prepare_dataset.py, or leave --val-file away.")

@@ -29,16 +29,13 @@ _ANSWER = 600.0  # seconds without a line: Ollama hashes and parses a 5 GB file 
 
 
 class Ollama:
-    """The server at ``host``, or where OLLAMA_HOST says. ``manual`` is the command to type instead when it cannot be reached."""
+    """The server at ``host``, or where OLLAMA_HOST says. ``manual`` is the command to type instead when it cannot be reached. Raises BadValue."""
 
     def __init__(self, host: str, manual: str) -> None:
         self._manual = manual
-        try:
-            self._url = address(host)
-            parts = urlsplit(self._url)
-            self._https, self._host, self._port, self._path = parts.scheme == "https", parts.hostname or "", parts.port, parts.path
-        except ValueError as error:
-            raise self._unavailable(f"{host or 'OLLAMA_HOST'} is no address of a server: {error}.") from error
+        self._url = address(host)
+        parts = urlsplit(self._url)
+        self._https, self._host, self._port, self._path = parts.scheme == "https", parts.hostname or "", parts.port, parts.path
 
     def version(self) -> str:
         """Raises OllamaUnavailable when nothing answers, or what answers is not Ollama or too old to take a GGUF."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from papertune.config import ExportConfig
-from papertune.errors import OllamaUnavailable
+from papertune.errors import BadValue, OllamaUnavailable
 from papertune.events import Event, Started, Unit
 from papertune.export import ollama as export_ollama
 from papertune.export.stage import run
@@ -71,8 +71,9 @@ def test_no_server_leaves_the_gguf_and_the_command(export: Callable[[str], Expor
 
 @pytest.mark.parametrize("host", ["http://[bad", "host:notaport"])
 def test_an_address_that_is_none_is_told(export: Callable[[str], ExportConfig], host: str) -> None:
-    with pytest.raises(OllamaUnavailable, match="is no address"):
+    with pytest.raises(BadValue, match="is no address"):
         run(export(host))
+    assert not GGUF.exists()  # told before the work, not after it
 
 
 def _not_ollama(_ollama: FakeOllama, handler: Handler, _rest: str) -> None:
