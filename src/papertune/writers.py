@@ -55,11 +55,12 @@ def weights_of(*, gguf: Path | None, model: str, host: str) -> str:
         from papertune.ollama import address, digest
 
         return digest(address(host), model)
-    if not gguf.is_file():
+    try:
+        with gguf.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            sha256 = hashlib.sha256(f"{size}".encode() + file.read(_END))
+            file.seek(max(0, size - _END))
+            sha256.update(file.read())
+    except OSError:
         return ""
-    with gguf.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        sha256 = hashlib.sha256(f"{size}".encode() + file.read(_END))
-        file.seek(max(0, size - _END))
-        sha256.update(file.read())
     return sha256.hexdigest()
