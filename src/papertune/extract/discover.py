@@ -117,7 +117,7 @@ def longest_name(folder: Path) -> int:
 
 
 def name_outputs(
-    files: Sequence[Found], hashes: Sequence[str], earlier: Sequence[tuple[str, str]], owners: Mapping[str, str], longest: int = _LONGEST
+    files: Sequence[Found], hashes: Sequence[str], earlier: Iterable[tuple[str, str]], owners: Mapping[str, str], longest: int = _LONGEST
 ) -> list[str]:
     """A name without suffix for each file's outputs, no two alike on any file system.
 
@@ -130,9 +130,10 @@ def name_outputs(
     taken: set[str] = set()
     wanting = []
     for index, (kept, had) in enumerate(earlier):
-        if kept and folded(kept) not in taken and owners.get(folded(kept)) == had:
+        key = folded(kept)
+        if kept and key not in taken and owners.get(key) == had:
             names[index] = kept
-            taken.add(folded(kept))
+            taken.add(key)
         else:
             wanting.append(index)
     for index in sorted(wanting, key=lambda index: not files[index].is_pdf):
@@ -148,6 +149,8 @@ def name_outputs(
 
 def folded(name: str) -> str:
     """Two names with the same folding may be one file: case and Unicode form do not count everywhere."""
+    if name.isascii():  # most are, and many are their own folding
+        return name if name.islower() else name.lower()
     return unicodedata.normalize("NFC", name.casefold())
 
 

@@ -115,9 +115,8 @@ class Ledger:
             if name and owners.setdefault(folded(name), sha256) != sha256:  # one overwrote the other, as earlier versions did
                 owners[folded(name)] = _source_of(sidecar_path(self.folder, name))
         for name in self._there:
-            stem, dot, suffix = name.rpartition(".")
-            if dot + suffix == ".txt" and f"{stem}.blocks.json" not in self._there:
-                owners.setdefault(folded(stem), "")
+            if name.endswith(".txt") and f"{name[:-4]}.blocks.json" not in self._there:
+                owners.setdefault(folded(name[:-4]), "")
         return owners
 
     def edited(self, job: Job) -> bool:

@@ -52,7 +52,7 @@ def take_stock(files: Sequence[Found], ledger: Ledger, engines: Engines, again: 
         else:
             first[sha256] = file
             readable.append((file, item, sha256))
-    earlier = [(item["output"], item["sha256"]) if "output" in item else ("", "") for _, item, _ in readable]
+    earlier = ((item["output"], item["sha256"]) if "output" in item else ("", "") for _, item, _ in readable)
     hashes = [sha256 for _, _, sha256 in readable]
     outputs = name_outputs([file for file, _, _ in readable], hashes, earlier, ledger.owners(), longest_name(ledger.folder))
     for (file, item, sha256), output in zip(readable, outputs, strict=True):
