@@ -44,7 +44,7 @@ os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # wanted by deterministic algorithms
 
-LIMIT = 240  # seconds a part may take
+LIMIT = 300  # seconds a part may take
 
 
 def main() -> None:
