@@ -35,20 +35,26 @@ _HANG_UP = getattr(signal, "SIGHUP", 0)  # which Windows has not
 _WIDE = 24  # characters of choices that stand beside a flag; more go behind its note
 
 
-class StepCommand(click.Command):
-    """A step as a command. A flag that takes a list takes several words: ``--input-dir ../pdfs ../ebooks``.
+class ListCommand(click.Command):
+    """A command of which the flags in ``lists`` take several words: ``--input-dir ../pdfs ../ebooks``."""
 
-    A setting whose flag is in capitals (``TITLE``) is typed without one.
-    """
-
-    def __init__(self, name: str, config: type[Config], defaults: Mapping[str, Any], *, as_script: bool = False) -> None:
-        hints = hints_of(config)
-        self.lists = {flag_of(spec) for spec in fields(config) if is_list(hints[spec.name])}
-        options: list[click.Parameter] = [_parameter(spec, hints[spec.name]) for spec in fields(config)]
-        super().__init__(name, params=options, callback=_runner(config, defaults, as_script), help=config.__doc__, context_settings=_HELP)
+    def __init__(self, *args: Any, lists: set[str], **attributes: Any) -> None:
+        self.lists = lists
+        super().__init__(*args, **attributes)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         return super().parse_args(ctx, list(_repeat_flags(args, self.lists)))
+
+
+class StepCommand(ListCommand):
+    """A step as a command. A setting whose flag is in capitals (``TITLE``) is typed without one."""
+
+    def __init__(self, name: str, config: type[Config], defaults: Mapping[str, Any], *, as_script: bool = False) -> None:
+        hints = hints_of(config)
+        lists = {flag_of(spec) for spec in fields(config) if is_list(hints[spec.name])}
+        options: list[click.Parameter] = [_parameter(spec, hints[spec.name]) for spec in fields(config)]
+        callback = _runner(config, defaults, as_script)
+        super().__init__(name, lists=lists, params=options, callback=callback, help=config.__doc__, context_settings=_HELP)
 
 
 def run_step(config: Config, on_event: OnEvent) -> Report:
@@ -222,14 +228,7 @@ for _name, _config in _STEPS.items():
         papertune.add_command(StepCommand("plan", PlanConfig, {}))
 
 
-class _RunCommand(click.Command):
-    """Takes several words after ``--input-dir``, as its step does."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, list(_repeat_flags(args, {"--input-dir"})))
-
-
-@papertune.command(cls=_RunCommand)
+@papertune.command(cls=ListCommand, lists={"--input-dir"})
 @click.option("--input-dir", multiple=True, help="Folders of papers; other settings come from papertune.toml.")
 @click.option("--model", help="Base model, as for papertune train.")
 def run(input_dir: tuple[str, ...], model: str | None) -> None:

@@ -81,20 +81,26 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
             file.write(array.data)
 
 
+def encoding_of(data: bytes) -> str:
+    """By the byte order mark; UTF-8 without one."""
+    return "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+
+
 def read_plain(path: Path) -> str:
     """A text file, UTF-8 or as its byte order mark says, with ``\\n`` as line ends. Raises OSError; ValueError when it is no plain text."""
     data = path.read_bytes()
-    encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
-    text = data.decode(encoding, errors="replace").replace("\r\n", "\n").replace("\r", "\n")
+    text = data.decode(encoding_of(data), errors="replace").replace("\r\n", "\n").replace("\r", "\n")
     if data.startswith(_NO_TEXT) or "\0" in text:
         raise ValueError(f"{path} is no plain text.")
     return text
 
 
-def put_aside(path: Path) -> Path:
-    """Gives a file that a person has edited another name, ``NAME.edited-…`` with its own ending, and returns it. Raises CannotWrite."""
+def put_aside(path: Path, *, ending: bool = True) -> Path:
+    """Gives a file that a person has edited another name, ``NAME.edited-…``, and returns it. With its own ``ending`` behind that, or without, where
+    whoever reads the folder would take it for one more. Raises CannotWrite."""
     mark = sha256_of(path)[:8]
-    names = (path.with_name(f"{path.stem}.edited-{mark}{number}{path.suffix}") for number in chain([""], (f"-{i}" for i in count(2))))
+    stem, suffix = (path.stem, path.suffix) if ending else (path.name, "")
+    names = (path.with_name(f"{stem}.edited-{mark}{number}{suffix}") for number in chain([""], (f"-{i}" for i in count(2))))
     aside = next(name for name in names if not name.exists())
     try:
         path.rename(aside)

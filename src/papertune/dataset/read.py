@@ -5,7 +5,6 @@ Reads what extraction writes (light Markdown, one paragraph a line) and a person
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import os
 import re
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from papertune.dataset.outputs import CARD, MANIFEST
 from papertune.errors import FolderMissing, FolderUnreadable, NoInputFiles
+from papertune.files import encoding_of
 from papertune.records import RUNNING, Document, markdown
 
 SUFFIXES = (".txt", ".md")
@@ -117,10 +117,9 @@ def _files(folder: Path, warn: Callable[[str], None]) -> Iterator[Path]:
 def _decode(raw: bytes) -> str:
     """UTF-8 with or without mark, or UTF-16 with one, as Windows' editor has it; text of older programs is taken as Windows-1252, which cannot fail
     but may hold marks of damage."""
-    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return raw.decode("utf-16", errors="replace")
+    encoding = encoding_of(raw)
     try:
-        return raw.decode("utf-8-sig")
+        return raw.decode(encoding, errors="strict" if encoding == "utf-8-sig" else "replace")
     except UnicodeDecodeError:
         return raw.decode("cp1252", errors="replace")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -15,10 +14,10 @@ from papertune.device import cores
 from papertune.errors import PapertuneError
 from papertune.events import Notice, OnEvent, Unit
 from papertune.extract.backend import BACKENDS, Options
-from papertune.extract.ledger import Job, Ledger, mark_of, sidecar_path, text_path
+from papertune.extract.ledger import Job, Ledger, sidecar_path, text_path
 from papertune.extract.reading import Answer, Task, read
 from papertune.extract.states import FAULTS_OF_BACKEND, INCONCLUSIVE, WRITTEN, Tally, state_of
-from papertune.files import write_text
+from papertune.files import put_aside, write_text
 from papertune.supervise import Outcome, Workers
 
 LOG = "extract.log"
@@ -134,8 +133,7 @@ class Reading:
         folder, engine = self.config.output_dir, job.chain[0] if job.chain else ""
         text, sidecar = text_path(folder, job.output), sidecar_path(folder, job.output)
         if self.ledger.edited(job):
-            aside = text.with_name(f"{text.name}.edited-{mark_of(text.read_bytes())[:8]}")
-            os.replace(text, aside)
+            aside = put_aside(text, ending=False)
             self.on_event(Notice(f"{text.name} had been edited and is written anew; what it was is now {aside.name}.", "warning"))
         if answer.state in WRITTEN:
             write_text(sidecar, answer.sidecar)

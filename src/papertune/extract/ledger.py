@@ -95,7 +95,6 @@ class Ledger:
         """Removes what a killed run was writing: the lock on the manifest is held, so no one else writes here."""
         self._manifest = manifest
         self.folder = folder
-        self._folder = str(folder.absolute())
         self._there = set(os.listdir(folder))  # noqa: PTH208 - a Path a file costs more than the call
         for name in [name for name in self._there if name.endswith((f".txt{PART}", f".blocks.json{PART}"))]:
             (folder / name).unlink(missing_ok=True)
@@ -190,6 +189,6 @@ class Ledger:
 
     def _seen_from_output(self, folder: str) -> str:
         try:
-            return Path(os.path.relpath(folder, self._folder)).as_posix() + "/"
+            return Path(os.path.relpath(folder, self.folder)).as_posix() + "/"
         except ValueError:  # another drive
             return Path(folder).as_posix() + "/"

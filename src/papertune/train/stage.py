@@ -174,14 +174,10 @@ def _train(config: TrainConfig, base: Base, run_id: dict[str, Any], start: Check
 
 def _best(config: TrainConfig, run_id: Mapping[str, Any], on_event: OnEvent) -> adapter.Adapter | None:
     """The adapter of this run's best validation. None, with a warning, when it is not there, as after --resume of a checkpoint moved elsewhere."""
-    try:
-        best = adapter.open_adapter(config.output_dir / BEST)
-        if _same_but_batch(best.provenance.get("run"), run_id):
-            return best
-    except BadAdapter:
-        pass
-    on_event(Notice(f"The best adapter of this run is not in {config.output_dir / BEST}: the last one is the final one.", "warning"))
-    return None
+    best = _adapter_of(config.output_dir / BEST, run_id, any_batch=True)
+    if best is None:
+        on_event(Notice(f"The best adapter of this run is not in {config.output_dir / BEST}: the last one is the final one.", "warning"))
+    return best
 
 
 def _others(team: Team, config: TrainConfig) -> str:
@@ -275,11 +271,12 @@ def _bring_back(output: Path, run_id: Mapping[str, Any], on_event: OnEvent) -> N
         found = checkpoint.newest_checkpoint(folder, _nothing)
         return (found is not None and found.run == run_id) or _final_strength(folder, run_id) is not None
 
-    if here(output):
+    earlier = checkpoint.earlier_ones(output)
+    if not earlier or here(output):
         return
-    kept = [folder for folder in checkpoint.earlier_ones(output) if here(folder)]
+    kept = [folder for folder in earlier if here(folder)]
     if kept:
-        began = _belongs(output / BEST, run_id)  # and was killed while it moved things
+        began = _adapter_of(output / BEST, run_id) is not None  # and was killed while it moved things
         aside = None if began else _set_aside(output, -1)
         checkpoint.bring_back(kept[-1], output)
         there = f"; what stood there is kept in {aside}" if aside else ""
@@ -289,21 +286,19 @@ def _bring_back(output: Path, run_id: Mapping[str, Any], on_event: OnEvent) -> N
 def _take_best_along(start: Checkpoint, output: Path) -> None:
     """The best adapter of the run that ``start`` belongs to, beside whose checkpoint it lies."""
     best = start.folder.resolve().parent / BEST
-    if _belongs(best, start.run):
+    if _adapter_of(best, start.run) is not None:
         with checkpoint.folder_in_place_of(output / BEST) as beside:
             shutil.copytree(best, beside, dirs_exist_ok=True)
 
 
-def _belongs(folder: Path, run_id: Mapping[str, Any]) -> bool:
-    """Whether there is an adapter of this run."""
+def _adapter_of(folder: Path, run_id: Mapping[str, Any], *, any_batch: bool = False) -> adapter.Adapter | None:
+    """The adapter in this folder, if there is one and it is this run's; with ``any_batch`` also from before its batch was changed."""
     try:
-        return bool(adapter.open_adapter(folder).provenance.get("run") == run_id)
+        found = adapter.open_adapter(folder)
     except BadAdapter:
-        return False
-
-
-def _same_but_batch(one: Any, other: Mapping[str, Any]) -> bool:
-    return isinstance(one, dict) and {**one, "batch": None} == {**other, "batch": None}
+        return None
+    same = {"batch": None} if any_batch else {}
+    return found if {**found.provenance.get("run", {}), **same} == {**run_id, **same} else None
 
 
 def _accept_batch_or_refuse(start: Checkpoint, run_id: Mapping[str, Any], on_event: OnEvent) -> None:
@@ -347,12 +342,13 @@ def _write_adapter(
 
 def _final_strength(output: Path, run_id: Mapping[str, Any]) -> float | None:
     """The strength of ``final``; None when there is none, it cannot be read whole, or it is another run's."""
+    final = _adapter_of(output / FINAL, run_id)
     try:
-        opened = adapter.open_adapter(output / FINAL)
-        opened.pairs()
+        if final is not None:
+            final.pairs()
     except BadAdapter:
         return None
-    return float(opened.provenance.get("strength", 1.0)) if opened.provenance.get("run") == run_id else None
+    return float(final.provenance.get("strength", 1.0)) if final is not None else None
 
 
 def _report(config: TrainConfig, *, state: LoopState | None = None, fresh: bool = False) -> Report:
