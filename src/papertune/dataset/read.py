@@ -6,16 +6,16 @@ Reads what extraction writes (light Markdown, one paragraph a line) and a person
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from papertune.dataset.outputs import CARD, MANIFEST
 from papertune.errors import FolderMissing, FolderUnreadable, NoInputFiles
 from papertune.files import encoding_of
+from papertune.folders import walk
 from papertune.records import RUNNING, Document, markdown
 
 SUFFIXES = (".txt", ".md")
@@ -65,7 +65,8 @@ def find_papers(folder: Path, output_dir: Path, warn: Callable[[str], None]) -> 
         raise FolderUnreadable(f"--input-dir {folder} cannot be read: {error.strerror}.", "Check the folder's permissions.") from error
     output = output_dir.resolve()
     within = folder.resolve() in output.parents
-    found = [path for path in _files(folder, warn) if path.suffix.lower() in SUFFIXES and path.is_file()]
+    found = [Path(place, entry.name) for place, _, entry in walk(folder, set(), warn, hidden=False)]
+    found = [path for path in found if path.suffix.lower() in SUFFIXES and path.is_file()]
     found = [path for path in found if not (path.name == CARD and path.with_name(MANIFEST).is_file())]
     kept = [path for path in found if not (within and output in path.resolve().parents)]
     if not kept:
@@ -92,26 +93,6 @@ def read_paper(path: Path, folder: Path) -> Paper:
     if sidecar:
         _add_sidecar(paper, sidecar)
     return paper
-
-
-def _files(folder: Path, warn: Callable[[str], None]) -> Iterator[Path]:
-    """Whatever is not hidden. What a link leads to comes last, so that it is found under its own name where it has one."""
-
-    def left_out(error: OSError) -> None:
-        warn(f"The folder {error.filename} was left out: {error.strerror}.")
-
-    seen: set[tuple[int, int]] = set()
-    pending = [folder]
-    while pending:
-        for where, folders, names in os.walk(pending.pop(0), onerror=left_out):
-            status = Path(where).stat()
-            if (status.st_dev, status.st_ino) in seen:
-                folders.clear()
-                continue
-            seen.add((status.st_dev, status.st_ino))
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            pending += [path for path in (Path(where, name) for name in folders) if path.is_symlink()]
-            yield from (Path(where, name) for name in names if not name.startswith("."))
 
 
 def _decode(raw: bytes) -> str:

@@ -7,11 +7,12 @@ import os
 import re
 import stat
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from papertune.errors import FolderMissing, FolderUnreadable
+from papertune.folders import walk
 
 SUFFIXES = (".pdf", ".epub")
 _LONGEST = 200  # bytes of a name without suffix
@@ -66,38 +67,8 @@ def discover(folders: Iterable[Path], warn: Callable[[str], None]) -> list[Found
             os.scandir(folder).close()
         except OSError as error:
             raise FolderUnreadable(f"The folder {given} cannot be listed: {error.strerror}.", "Give yourself permission to read it.") from error
-        found.extend(_walk(folder, seen, warn))
+        found += [_file(entry, *place) for *place, entry in walk(folder, seen, warn) if entry.name.lower().endswith(SUFFIXES)]
     return found
-
-
-def _walk(top: Path, seen: set[tuple[int, int]], warn: Callable[[str], None]) -> Iterator[Found]:
-    pending = [(str(top), "")]  # a stack, not recursion: folders may be nested deeper than Python's
-    while pending:
-        folder, inside = pending.pop()
-        try:
-            status = os.stat(folder)  # noqa: PTH116 - a Path a folder costs more than the call
-            if (status.st_dev, status.st_ino) in seen:
-                continue
-            seen.add((status.st_dev, status.st_ino))
-            with os.scandir(folder) as listing:
-                entries = sorted(listing, key=lambda entry: (entry.is_symlink(), entry.name))
-        except OSError as error:
-            warn(f"The folder {folder} was left out: {error.strerror}.")
-            continue
-        deeper = []
-        for entry in entries:
-            if _is_folder(entry):
-                deeper.append((entry.path, f"{inside}{entry.name}/"))
-            elif entry.name.lower().endswith(SUFFIXES):
-                yield _file(entry, folder, inside)
-        pending.extend(reversed(deeper))
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
 
 
 def _file(entry: os.DirEntry[str], folder: str, inside: str) -> Found:

@@ -343,12 +343,13 @@ def _write_adapter(
 def _final_strength(output: Path, run_id: Mapping[str, Any]) -> float | None:
     """The strength of ``final``; None when there is none, it cannot be read whole, or it is another run's."""
     final = _adapter_of(output / FINAL, run_id)
+    if final is None:
+        return None
     try:
-        if final is not None:
-            final.pairs()
+        final.pairs()
     except BadAdapter:
         return None
-    return float(final.provenance.get("strength", 1.0)) if final is not None else None
+    return float(final.provenance.get("strength", 1.0))
 
 
 def _report(config: TrainConfig, *, state: LoopState | None = None, fresh: bool = False) -> Report:
