@@ -115,7 +115,7 @@ class Card:
         what a stack keeps from step to step may not survive that."""
         import torch
 
-        fits = 0
+        fits, why = 0, ""
         with self.on("capped"):
             try:
                 while True:
@@ -126,9 +126,9 @@ class Card:
                         step()
                     torch.cuda.synchronize()
                     fits, tokens = tokens, tokens + 256
-            except torch.OutOfMemoryError:
-                pass
-        record.write(card="capped", what=what, longest=fits, too_long=tokens)
+            except RuntimeError as problem:  # not only torch's: a library's own allocations fail with other words, which the row tells
+                why = str(problem).partition("\n")[0][:120]
+        record.write(card="capped", what=what, longest=fits, too_long=tokens, why=why)
 
     def profile(self, record: Recorder, card: str, what: str, step: Callable[[], object]) -> None:
         """Kernels a step and milliseconds by kind."""
