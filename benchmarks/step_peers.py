@@ -94,7 +94,7 @@ def unsloth(options: argparse.Namespace) -> None:
         use_gradient_checkpointing="unsloth", random_state=0,
     )  # fmt: skip
     model.train()
-    _measure("unsloth", options, model, whole=True, packed=True, fits=8192)
+    _measure("unsloth", options, model, whole=True, packed=True, fits=9728)
 
 
 PARTS = {"hf": hf, "liger": liger, "compiled": compiled, "unsloth": unsloth}
