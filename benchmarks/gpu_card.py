@@ -110,9 +110,9 @@ class Card:
             alloc_gib=round(torch.cuda.max_memory_allocated() / GIB, 3), reserved_gib=round(torch.cuda.max_memory_reserved() / GIB, 3), **more(),
         )  # fmt: skip
 
-    def longest(self, record: Recorder, what: str, stepping: Callable[[int], Callable[[], object]], tokens: int) -> None:
-        """The longest sequence, to 256 tokens, whose steps fit 7.2 GiB. ``tokens`` one after another, so that no step follows one that failed:
-        what a stack keeps from step to step may not survive that."""
+    def longest(self, record: Recorder, what: str, stepping: Callable[[int], Callable[[], object]], tokens: int, by: int) -> None:
+        """The longest sequence whose steps fit 7.2 GiB, looked for from ``tokens`` upwards, ``by`` so many, so that no step follows one that
+        failed: what a stack keeps from step to step may not survive that."""
         import torch
 
         fits, why = 0, ""
@@ -125,10 +125,11 @@ class Card:
                     for _ in range(2):
                         step()
                     torch.cuda.synchronize()
-                    fits, tokens = tokens, tokens + 256
+                    print(f"{what}: {tokens} tokens fit", flush=True)
+                    fits, tokens = tokens, tokens + by
             except RuntimeError as problem:  # not only torch's: a library's own allocations fail with other words, which the row tells
                 why = str(problem).partition("\n")[0][:120]
-        record.write(card="capped", what=what, longest=fits, too_long=tokens, why=why)
+        record.write(card="capped", what=what, longest=fits or None, too_long=tokens, why=why)
 
     def profile(self, record: Recorder, card: str, what: str, step: Callable[[], object]) -> None:
         """Kernels a step and milliseconds by kind."""

@@ -78,6 +78,20 @@ def compiled(options: argparse.Namespace) -> None:
 
 
 def unsloth(options: argparse.Namespace) -> None:
+    _measure("unsloth", options, _unsloth_model(options), whole=True, packed=True)
+
+
+def unsloth_longest(options: argparse.Namespace) -> None:
+    """Its longest sequence, in a process of its own: this is where the most fits, with no buffers left by other shapes and streams."""
+    _Peer("unsloth", options, _unsloth_model(options)).longest("one sequence")
+
+
+def unsloth_tiled_longest(options: argparse.Namespace) -> None:
+    """The same, the MLP a part of the sequence at a time (its option for long sequences; off by default)."""
+    _Peer("unsloth", options, _unsloth_model(options, unsloth_tiled_mlp=True)).longest("one sequence, tiled MLP", by=1024)
+
+
+def _unsloth_model(options: argparse.Namespace, **settings: Any) -> Any:
     import os
 
     os.environ["UNSLOTH_DISABLE_STATISTICS"] = "1"
@@ -87,44 +101,64 @@ def unsloth(options: argparse.Namespace) -> None:
     from papertune.config import SEVEN_PROJECTIONS
 
     model, _ = FastLanguageModel.from_pretrained(
-        str(options.checkpoint), max_seq_length=65536, dtype=torch.bfloat16, load_in_4bit=True, local_files_only=True
-    )
+        str(options.checkpoint), max_seq_length=65536, dtype=torch.bfloat16, load_in_4bit=True, local_files_only=True, **settings
+    )  # fmt: skip
     model = FastLanguageModel.get_peft_model(
         model, r=RANK, lora_alpha=ALPHA, lora_dropout=0, bias="none", target_modules=list(SEVEN_PROJECTIONS),
         use_gradient_checkpointing="unsloth", random_state=0,
     )  # fmt: skip
     model.train()
-    _measure("unsloth", options, model, whole=True, packed=True, fits=9728)
+    return model
 
 
-PARTS = {"hf": hf, "liger": liger, "compiled": compiled, "unsloth": unsloth}
+PARTS = {
+    "hf": hf, "liger": liger, "compiled": compiled,
+    "unsloth": unsloth, "unsloth-longest": unsloth_longest, "unsloth-tiled-longest": unsloth_tiled_longest,
+}  # fmt: skip
 
 
-def _measure(part: str, options: argparse.Namespace, model: Any, *, whole: bool = False, packed: bool = False, fits: int = 1024) -> None:
-    """Rows for the shapes of a step; ``packed``: also with the sequences end to end as one, as Unsloth takes them. Of the longest sequence it is
-    known that ``fits`` tokens do."""
-    import torch
-    from bitsandbytes.optim import AdamW8bit
+class _Peer:
+    """A model of transformers' kind with 8-bit AdamW."""
 
-    record, card = Recorder(part, options.out), Card(options.layers)
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = AdamW8bit(trained, lr=2e-4)
+    def __init__(self, part: str, options: argparse.Namespace, model: Any) -> None:
+        from bitsandbytes.optim import AdamW8bit
 
-    def stepping(batches: list[dict[str, Any]]) -> Callable[[], None]:
+        self.record, self.card, self._model = Recorder(part, options.out), Card(options.layers), model
+        self._begin = options.tokens
+        self._trained = [p for p in model.parameters() if p.requires_grad]
+        self._optimizer = AdamW8bit(self._trained, lr=2e-4)
+
+    def stepping(self, batches: list[dict[str, Any]]) -> Callable[[], None]:
+        import torch
+
         def step() -> None:
             for batch in batches:
                 with torch.autocast("cuda", torch.bfloat16):
-                    loss = model(**batch).loss / len(batches)
+                    loss = self._model(**batch).loss / len(batches)
                 loss.backward()
-            torch.nn.utils.clip_grad_norm_(trained, 1.0)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            torch.nn.utils.clip_grad_norm_(self._trained, 1.0)
+            self._optimizer.step()
+            self._optimizer.zero_grad(set_to_none=True)
 
         return step
 
-    def tokens(*size: int) -> dict[str, Any]:
-        ids = torch.randint(3, 32000, size, device="cuda")
-        return {"input_ids": ids, "labels": ids}
+    def longest(self, what: str, by: int = 256) -> None:
+        self.card.longest(self.record, what, lambda n: self.stepping([_tokens(1, n)]), self._begin, by)
+
+
+def _tokens(*size: int) -> dict[str, Any]:
+    import torch
+
+    ids = torch.randint(3, 32000, size, device="cuda")
+    return {"input_ids": ids, "labels": ids}
+
+
+def _measure(part: str, options: argparse.Namespace, model: Any, *, whole: bool = False, packed: bool = False) -> None:
+    """Rows for the shapes of a step; ``packed``: also with the sequences end to end as one, as Unsloth takes them."""
+    import torch
+
+    peer, tokens = _Peer(part, options, model), _tokens
+    record, card, stepping = peer.record, peer.card, peer.stepping
 
     def end_to_end(lengths: list[int]) -> dict[str, Any]:
         batch = tokens(1, sum(lengths))
@@ -144,4 +178,5 @@ def _measure(part: str, options: argparse.Namespace, model: Any, *, whole: bool 
     if whole:
         card.measure(record, "whole", "1x4x512", "micro-batches of 1", default, 2048, steps=5)
         card.measure(record, "whole", "1x4x512", "one micro-batch of 4", single, 2048, steps=5)
-    card.longest(record, "one sequence", lambda n: stepping([tokens(1, n)]), fits)
+    else:
+        peer.longest("one sequence")
