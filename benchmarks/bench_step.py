@@ -3,7 +3,7 @@
     PYTHONPATH=src python3 benchmarks/bench_step.py --out step.jsonl              check, hf, fast, caps: under 6 minutes
     PYTHONPATH=src python3 benchmarks/bench_step.py --layers 4 --out step.jsonl   a look at it, under 2
     … --parts hf,liger,compiled,unsloth,fast --checkpoint DIR                     every peer; DIR from make_random_mistral.py, for Unsloth
-    … --parts unsloth-longest,unsloth-tiled-longest --tokens 8192 --checkpoint DIR  its longest sequence: as it is, and with its tiled MLP
+    … --parts unsloth-longest --tokens 8192 --checkpoint DIR                       its longest sequence
 
 Needs a CUDA GPU, torch, triton, transformers, peft, bitsandbytes; no weights: they are random, of Mistral 7B's shapes. Each part runs in a
 process of its own, so that its memory figures are its own:
@@ -17,7 +17,7 @@ unsloth   Unsloth at its defaults, and with the sequences packed by hand
 fast      the engine under several plans, in 7.2 GiB on the slice; where its time goes, by kernel; the longest sequences
 caps      the engine left to plan for itself under many limits of memory: does it fit, and was the peak foreseen
 
-Of each peer also the longest sequence whose steps fit 7.2 GiB, all of the card computing (of Unsloth by two parts of their own).
+Of each peer also the longest sequence whose steps fit 7.2 GiB, all of the card computing (of Unsloth by a part of its own).
 "slice" is 8 of the card's multiprocessors (a CUDA green context), about the matrix rate of an RTX 3070 but with more memory bandwidth a
 multiprocessor: a stand-in, not that card. Times are medians of whole steps (forward, backward, clipping, 8-bit AdamW), synchronised.
 MFU counts 6 operations a weight and token against 790 TFLOP/s, what an H100 or H200 reached on a large bf16 product.
@@ -62,7 +62,8 @@ def main() -> None:
         return
     began = options.out.stat().st_size if options.out.exists() else 0
     for part in options.parts.split(","):
-        command = [sys.executable, __file__, "--part", part, "--layers", str(options.layers), "--out", str(options.out), "--tokens", str(options.tokens)]
+        command = [sys.executable, __file__, "--part", part, "--layers", str(options.layers), "--tokens", str(options.tokens)]
+        command += ["--out", str(options.out)]
         command += ["--checkpoint", str(options.checkpoint)] if options.checkpoint else []
         started = time.perf_counter()
         try:

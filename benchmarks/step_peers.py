@@ -82,16 +82,11 @@ def unsloth(options: argparse.Namespace) -> None:
 
 
 def unsloth_longest(options: argparse.Namespace) -> None:
-    """Its longest sequence, in a process of its own: this is where the most fits, with no buffers left by other shapes and streams."""
-    _Peer("unsloth", options, _unsloth_model(options)).longest("one sequence")
+    """Its longest sequence, in a process of its own: where the most fits, since nothing is left of other shapes."""
+    _Peer("unsloth", options, _unsloth_model(options)).longest()
 
 
-def unsloth_tiled_longest(options: argparse.Namespace) -> None:
-    """The same, the MLP a part of the sequence at a time (its option for long sequences; off by default)."""
-    _Peer("unsloth", options, _unsloth_model(options, unsloth_tiled_mlp=True)).longest("one sequence, tiled MLP", by=1024)
-
-
-def _unsloth_model(options: argparse.Namespace, **settings: Any) -> Any:
+def _unsloth_model(options: argparse.Namespace) -> Any:
     import os
 
     os.environ["UNSLOTH_DISABLE_STATISTICS"] = "1"
@@ -101,8 +96,8 @@ def _unsloth_model(options: argparse.Namespace, **settings: Any) -> Any:
     from papertune.config import SEVEN_PROJECTIONS
 
     model, _ = FastLanguageModel.from_pretrained(
-        str(options.checkpoint), max_seq_length=65536, dtype=torch.bfloat16, load_in_4bit=True, local_files_only=True, **settings
-    )  # fmt: skip
+        str(options.checkpoint), max_seq_length=65536, dtype=torch.bfloat16, load_in_4bit=True, local_files_only=True
+    )
     model = FastLanguageModel.get_peft_model(
         model, r=RANK, lora_alpha=ALPHA, lora_dropout=0, bias="none", target_modules=list(SEVEN_PROJECTIONS),
         use_gradient_checkpointing="unsloth", random_state=0,
@@ -111,10 +106,7 @@ def _unsloth_model(options: argparse.Namespace, **settings: Any) -> Any:
     return model
 
 
-PARTS = {
-    "hf": hf, "liger": liger, "compiled": compiled,
-    "unsloth": unsloth, "unsloth-longest": unsloth_longest, "unsloth-tiled-longest": unsloth_tiled_longest,
-}  # fmt: skip
+PARTS = {"hf": hf, "liger": liger, "compiled": compiled, "unsloth": unsloth, "unsloth-longest": unsloth_longest}
 
 
 class _Peer:
@@ -142,8 +134,8 @@ class _Peer:
 
         return step
 
-    def longest(self, what: str, by: int = 256) -> None:
-        self.card.longest(self.record, what, lambda n: self.stepping([_tokens(1, n)]), self._begin, by)
+    def longest(self) -> None:
+        self.card.longest(self.record, "one sequence", lambda n: self.stepping([_tokens(1, n)]), self._begin)
 
 
 def _tokens(*size: int) -> dict[str, Any]:
@@ -179,4 +171,4 @@ def _measure(part: str, options: argparse.Namespace, model: Any, *, whole: bool 
         card.measure(record, "whole", "1x4x512", "micro-batches of 1", default, 2048, steps=5)
         card.measure(record, "whole", "1x4x512", "one micro-batch of 4", single, 2048, steps=5)
     else:
-        peer.longest("one sequence")
+        peer.longest()
