@@ -133,13 +133,23 @@ def test_what_is_too_short_is_left_out_and_an_earlier_text_of_it_too(pdfs: Path,
     assert set(outputs(out)) == {"long.txt", "long.blocks.json"}
 
 
-def test_outputs_of_files_that_are_gone_stay(pdfs: Path, out: Path, extract: Extract) -> None:
-    (pdfs / "a.pdf").write_bytes(hostile.paper(1))
-    (pdfs / "b.pdf").write_bytes(hostile.paper(2))
-    extract()
+def test_outputs_of_files_that_are_gone_stay_and_are_named(pdfs: Path, out: Path, extract: Extract) -> None:
+    for number, name in enumerate("abcd"):
+        (pdfs / f"{name}.pdf").write_bytes(hostile.paper(number))
+    (out / "own.txt").parent.mkdir(exist_ok=True)
+    (out / "own.txt").write_text("A text of my own.")
+    assert "kept" not in dict(extract().summary)
     (pdfs / "a.pdf").unlink()
-    assert extract().states == {"ok": 1}
-    assert (out / "a.txt").exists()
+    (pdfs / "b.pdf").write_bytes(b"<html>")
+    (pdfs / "c.pdf").write_bytes(hostile.pdf("Nothing much happened."))
+    report = extract()
+    assert report.states == {"ok": 1, "not_pdf": 1, "too_short": 1}
+    assert {path.name for path in out.glob("*.txt")} == {"a.txt", "b.txt", "d.txt", "own.txt"}
+    kept = dict(report.summary)["kept"]
+    assert kept.startswith("2: a.txt, b.txt: ")
+    assert dict(extract().summary)["kept"] == kept
+    (out / "a.txt").unlink()
+    assert dict(extract().summary)["kept"].startswith("1: b.txt: ")
 
 
 def test_a_paper_of_another_folder_does_not_take_the_place_of_one_read_before(pdfs: Path, out: Path, extract: Extract, tmp_path: Path) -> None:

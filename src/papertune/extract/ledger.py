@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -117,6 +117,13 @@ class Ledger:
             if name.endswith(".txt") and f"{name[:-4]}.blocks.json" not in self._there:
                 owners.setdefault(folded(name[:-4]), "")
         return owners
+
+    def kept(self, files: Iterable[Found]) -> list[str]:
+        """Names of texts from before this run whose files are not among these, or have no text any more: they stay, and step 2 uses them."""
+        items = map(self.item, files)
+        here = {f"{item['output']}.txt" for item in items if item.get("state") in WRITTEN}
+        earlier = (name for name in self._there - here if name.endswith(".txt") and f"{name[:-4]}.blocks.json" in self._there)
+        return sorted(name for name in earlier if (self.folder / name).is_file())
 
     def edited(self, job: Job) -> bool:
         """Whether the text that an earlier run wrote for this file has been changed since."""

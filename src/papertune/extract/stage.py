@@ -22,7 +22,7 @@ from papertune.extract.chain import LOG, Reading
 from papertune.extract.discover import discover
 from papertune.extract.engines import INSTALL_OCR, Engines, choose_engines
 from papertune.extract.ledger import Ledger, settings_of
-from papertune.extract.states import STATES
+from papertune.extract.states import STATES, first_few
 from papertune.extract.stock import take_stock
 from papertune.files import make_folder
 from papertune.manifest import Item, Manifest
@@ -49,11 +49,12 @@ def run(config: ExtractConfig, *, on_event: OnEvent = ignore) -> Report:
         reading = Reading(config, engines.options, ledger, log, on_event, stock.tally)
         reading.read_all(stock.jobs)
         log.info("the run ends: %s", reading.tally)
+        kept = ledger.kept(files)
     if reading.tally.counts["no_text"] and config.ocr == "auto" and not engines.scan:
         on_event(Notice(f"{reading.tally.counts['no_text']} files are scans without a text layer. To read those: {INSTALL_OCR}"))
     if not reading.tally.texts:
         raise NothingExtracted(f"No text came out of {len(files)} files: {reading.tally}.", f"The reasons stand in {config.output_dir / LOG}.")
-    return _report(config, reading, fresh=not stock.jobs)
+    return _report(config, reading, kept, fresh=not stock.jobs)
 
 
 def _again(item: Item, config: ExtractConfig, engines: Engines) -> bool:
@@ -74,13 +75,16 @@ def _again(item: Item, config: ExtractConfig, engines: Engines) -> bool:
             return False
 
 
-def _report(config: ExtractConfig, reading: Reading, *, fresh: bool) -> Report:
+def _report(config: ExtractConfig, reading: Reading, kept: list[str], *, fresh: bool) -> Report:
     seconds = time.monotonic() - reading.begin
     report = Report("extract", written=reading.written, fresh=fresh)
     report.states.update({str(state): count for state, count in reading.tally.counts.items()})
     report.summary = reading.tally.table()
     if report.summary:
         report.summary.append(("reasons", str(config.output_dir / LOG)))
+    if kept:
+        which = first_few(kept)
+        report.summary.append(("kept", f"{which}: texts whose files are gone or give none now; step 2 uses them, delete those you do not want"))
     if reading.pages:
         report.summary.append(("pages", f"{reading.pages} in {seconds:.1f} s, {reading.pages / seconds:.1f} a second"))
     report.next_command = "papertune prepare"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -67,15 +68,17 @@ class Tally:
 
     def table(self) -> list[tuple[str, str]]:
         """(state, how many and which) for the files without a text."""
-        rows: list[tuple[str, str]] = []
-        for state in STATES:
-            if self.counts[state] and state not in WRITTEN:
-                more = self.counts[state] - len(self.names[state])
-                rows.append((state, f"{self.counts[state]}: {', '.join(self.names[state])}{f' and {more} more' if more else ''}"))
-        return rows
+        return [(state, first_few(self.names[state], self.counts[state])) for state in STATES if self.counts[state] and state not in WRITTEN]
 
 
-_SHOWN = 3  # names of a state in the table
+_SHOWN = 3  # names in a row of a table
+
+
+def first_few(names: Sequence[str], count: int = 0) -> str:
+    """How many and the first three, of ``count`` names if not all of them are given: "5: a.pdf, b.pdf, c.pdf and 2 more"."""
+    count = count or len(names)
+    more = count - min(count, _SHOWN)
+    return f"{count}: {', '.join(names[:_SHOWN])}{f' and {more} more' if more else ''}"
 
 
 def state_of(outcome: Outcome) -> State:
