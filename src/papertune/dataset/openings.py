@@ -16,7 +16,11 @@ ENDS = 2  # begin and end token, kept free in every chunk
 PROMPT_SHARE = 0.5  # of the tokens at most; the rest is for text
 _CONTEXT_SHARE = 0.25  # of the tokens, for a prompt with the paper so far
 _LEAST = 4  # tokens that a section takes in such a prompt at least
-_NUMBER = re.compile(r"(?:\d{1,2}(?:\.\d{1,2})*\.?|[IVX]+\.)\s+")
+_NUMBER = re.compile(
+    r"(?:\d{1,2}(?:\.\d{1,2})+\.?|\d{1,2}[.)]|[ivx]+\)"
+    r"|(?:\d{1,2}|[IVX]+\.(?:\d{1,2}\.?)*)(?=\s+(?:\|\s+)?[^\W\d_a-z]))"  # with less to go by, only before a capital: not "12 weeks", "X. laevis"
+    r"(?:\s+\|)?\s+"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,8 @@ class Opening:
 
 def plain(heading: str) -> str:
     """A heading without its number, as a person names a section."""
-    return _NUMBER.sub("", heading).strip()
+    number = _NUMBER.match(heading)
+    return heading[number.end() if number else 0 :].strip()
 
 
 class Openings:

@@ -6,5 +6,5 @@ LEFT_OUT = {"empty": "no text to learn from", "language": "in another language t
 LENGTH_STEP = 16
 """Tokens in a bin of the lengths that the manifest has."""
 
-CODE_VERSION = 12
+CODE_VERSION = 13
 """Raised when this room would write something else for the same input."""
