@@ -168,8 +168,8 @@ def _parameter(spec: Field[Any], hint: Any) -> click.Parameter:
         return convert(spec, hint, value, flag)
 
     if flag.isupper():
-        count = -1 if is_list(hint) else 1
-        return click.Argument([spec.name], type=str, nargs=count, required=not default, default=None, callback=parse, metavar=flag)
+        count, shown = (-1, f"[{flag}]...") if is_list(hint) else (1, flag)
+        return click.Argument([spec.name], type=str, nargs=count, required=not default, default=None, callback=parse, metavar=shown)
     help = note if default in (None, "", ()) or default is False else f"{note}  [default: {_shown(default)}]"
     choices = "|".join(spec.metadata["choices"])
     if len(choices) > _WIDE:

@@ -142,7 +142,7 @@ class TrainConfig(Config):
     lora_strength: float = setting(1.0, "Share of what was learnt that final/ applies; 0.6 forgets far less. Run again to change it", above=0, most=1)
     target_modules: tuple[str, ...] = setting(SEVEN_PROJECTIONS, "Projections that get LoRA weights")
     resume: str | None = setting(None, "Checkpoint path to continue from, or auto for the newest whole one")
-    save_steps: int = setting(100, "Optimiser steps between checkpoints", least=1)
+    save_steps: int = setting(100, "Optimiser steps between checkpoints; the two newest are kept", least=1)
     save_minutes: float = setting(10.0, "Minutes between checkpoints, whichever comes first", above=0)
     eval_steps: int = setting(100, "Optimiser steps between validations", least=1)
     max_steps: int | None = setting(None, "Stop after this many optimiser steps", least=1)

@@ -18,9 +18,11 @@ from http.client import HTTPException
 from pathlib import Path
 from shutil import which
 
+from papertune.config import ExtractConfig
 from papertune.dataset.estimate import DISK, disk_in_words
 from papertune.device import FOR_A_GPU, FOR_TRITON, GIB, Machine, disk_free, gib, look
 from papertune.errors import BadValue
+from papertune.extract.engines import FETCH_WEIGHTS, docling_models, has_layout_model
 from papertune.ollama import address
 from papertune.supervise import Workers
 
@@ -99,6 +101,15 @@ def _libraries(machine: Machine) -> Iterator[Finding]:
         if good and machine.gpus and WITHOUT_CUDA in outcome.value:
             good, fix = False, FOR_A_GPU
         yield Finding(package, good, state, fix, needed)
+        if package == "docling" and good:
+            yield _layout_model()
+
+
+def _layout_model() -> Finding:
+    folder = docling_models(ExtractConfig())
+    there = has_layout_model(folder)
+    state = f"{'in' if there else 'not in'} {folder} (doubtful pages of PDFs)"
+    return Finding("docling's layout model", there, state, FETCH_WEIGHTS, False)
 
 
 def _compiler(machine: Machine) -> Iterator[Finding]:

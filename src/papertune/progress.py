@@ -13,6 +13,7 @@ from papertune.events import Event, Notice, OnEvent, Report, Started, Unit
 
 SCRIPTS = {"extract": "extract_text.py", "prepare": "prepare_dataset.py", "train": "finetune.py", "export": "export_model.py"}
 _EVERY = 10.0  # seconds between plain lines
+_WIDE = 140  # columns of a terminal in which all of training's figures stand in one line beside a long bar
 _MANY = 4  # files of a kind in a folder that are named one by one
 
 
@@ -25,7 +26,11 @@ def display() -> Iterator[OnEvent]:
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
+    from rich.table import Column
     from rich.text import Text
+
+    console = Console(stderr=True)
+    whole = Column(no_wrap=True)  # in a narrow terminal the figures take a second line, and all else stays
 
     class TimeLeft(TimeRemainingColumn):
         """As the step says, else by how long the last units took."""
@@ -36,8 +41,14 @@ def display() -> Iterator[OnEvent]:
                 return super().render(task)
             return Text("-:--:--" if left is None else duration(left), style="progress.remaining")
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"), TimeLeft())
-    progress = Progress(*columns, console=Console(stderr=True))
+    columns = (
+        TextColumn("{task.description}", table_column=whole),
+        BarColumn(40 if console.width >= _WIDE else 10, table_column=whole),
+        MofNCompleteColumn(table_column=whole),
+        TextColumn("{task.fields[figures]}", table_column=Column()),
+        TimeLeft(table_column=whole),
+    )
+    progress = Progress(*columns, console=console)
     progress.start()
     try:
         task = progress.add_task("", total=None, figures="", left=None, uneven=False, visible=False)
@@ -108,7 +119,7 @@ def show_report(report: Report, *, as_script: bool = False) -> None:
     """Prints figures, what was written and what to run next to standard output. ``as_script``: name the scripts, not the verbs."""
     if report.fresh:
         print("Nothing has changed since the last run; nothing to do.")
-    lines = [*report.summary, *(("Written", text) for text in _gathered(report.written))]
+    lines = [*report.summary, *(("Stands" if report.fresh else "Written", text) for text in _gathered(report.written))]
     if report.next_command:
         lines.append(("Next", _as_script(report.next_command) if as_script else report.next_command))
     lines += report.closing

@@ -151,7 +151,8 @@ def read_examples(path: Path) -> Iterator[Example]:
     try:
         lines = path.open(encoding="utf-8-sig")
     except OSError as error:
-        raise BadDataset(f"{path} cannot be read: {error.strerror}.", "Run prepare_dataset.py first, or name the file with the flag.") from error
+        remedy = "Run prepare_dataset.py first, or name the file (--train-file, --val-file, --against)."
+        raise BadDataset(f"{path} cannot be read: {error.strerror}.", remedy) from error
     with lines:
         try:
             for number, line in enumerate(lines, 1):

@@ -4,6 +4,7 @@ papertune itself is found out by the runs that follow."""
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -95,6 +96,8 @@ def test_a_file_that_ends_papertune_itself_is_read_by_pdfplumber_after_the_third
     ends = [start(pdfs.parent).wait(timeout=60) for _ in range(4)]
     assert ends == [-signal.SIGKILL] * 3 + [0]
     assert item(pdfs, "m.pdf")["engine"] == "pdfplumber"
+    log = (pdfs.parent / "out" / "extract.log").read_text()
+    assert re.findall(r"m\.pdf: papertune ended while (\w+) read it; next is (\w+)", log) == [("fast", "fast")] * 2 + [("fast", "pdfplumber")]
     assert [item(pdfs, name)["engine"] for name in ("a.pdf", "z.pdf")] == ["fast", "fast"]
     assert {path.name for path in (pdfs.parent / "out").glob("*.txt")} == {"a.txt", "m.txt", "z.txt"}
 

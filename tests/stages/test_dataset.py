@@ -170,7 +170,10 @@ def test_long_form_keeps_sections_whole_and_tells_what_it_takes(papers: Path, da
     run(PrepareConfig(input_dir=papers, output_dir=tmp_path / "short", max_tokens=2048), on_event=said.append)
     assert any(isinstance(e, Notice) and "--chunk-size 8192" in e.text for e in said)
     report = prepare(papers, tmp_path / "long", max_tokens=2048, chunk_size=8192)
-    assert report.next_command == "papertune train --max-seq-len 2048"
+    train, val = (tmp_path / "long" / name for name in ("train.jsonl", "val.jsonl"))
+    assert report.next_command == f"papertune train --train-file {train} --val-file {val} --max-seq-len 2048"
+    run(PrepareConfig(input_dir=papers, output_dir=tmp_path / "cut", chunk_size=4096), on_event=said.append)
+    assert any(isinstance(e, Notice) and "--max-tokens 1024" in e.text for e in said)
     whole = [e.end and not e.prompt.endswith(prompts.GAP) for e in running_text(examples(tmp_path / "long"))]
     short = [e.end and not e.prompt.endswith(prompts.GAP) for e in running_text(examples(dataset))]
     assert sum(whole) == len(whole) > 0
@@ -198,7 +201,6 @@ def test_the_time_is_printed_last_and_called_an_estimate(papers: Path, tmp_path:
     assert name == "Estimated training time"
     assert "estimate" in figure
     assert "RTX 3070" in figure
-    assert report.next_command == "papertune train"
     said = dict(report.closing)
     assert "optimiser steps" in said["Training"]
     assert "GB are free here" in said["Disk for the next steps"]
@@ -210,14 +212,17 @@ def test_twenty_steps_of_training_replace_the_estimate(papers: Path, dataset: Pa
     (final / "adapter_config.json").write_text('{"base_model_name_or_path": "some/model"}')
     events = [json.dumps({"event": "step", "step": k, "tokens_per_second": 100.0 + k}) for k in range(1, 22)]
     tokens = list(read_manifest(dataset / "dataset.json")[1].values())[-1]["files"]["train.jsonl"]["tokens"]
-    for count, extra, said in ((19, '{"torn', "Estimated training time"), (21, '{"event": "checkpoint", "step": 21}', "Training time")):
+    for count, extra, measured in ((19, '{"torn', False), (21, '{"event": "checkpoint", "step": 21}', True)):
         (final.parent / "events.jsonl").write_text("\n".join([*events[:count], extra]) + "\n")
         name, figure = prepare(papers, dataset, trained=final.parent).closing[-1]
-        assert name == said
+        assert name == "Estimated training time"
+        assert ("(measured: " in figure) == measured
     assert "measured: 111 tokens/s, median of 21 steps" in figure
     assert "some/model" in figure
     assert f"{round(tokens / 111 / 60)} min an epoch" in figure
-    assert prepare(papers, dataset, trained=final.parent, gpu="RTX 3070").closing[-1][0] == "Estimated training time"
+    assert "not a measurement" in prepare(papers, dataset, trained=final.parent, gpu="RTX 3070").closing[-1][1]
+    (final / "adapter_config.json").write_text('{"base_model_name_or_path": "tiny"}')
+    assert "not a measurement" in prepare(papers, dataset, trained=final.parent).closing[-1][1]
 
 
 def test_the_manifest_leads_back_to_the_papers(papers: Path, dataset: Path) -> None:

@@ -294,11 +294,15 @@ def notices(extract: Extract, **settings: object) -> list[str]:
     return heard
 
 
-def test_auto_says_once_how_to_get_docling_and_goes_on(pdfs: Path, extract: Extract, tmp_path: Path) -> None:
+def test_auto_says_how_to_get_docling_where_that_would_help(pdfs: Path, extract: Extract, tmp_path: Path) -> None:
     pytest.importorskip("docling")
     (pdfs / "a.pdf").write_bytes(hostile.paper(1))
-    [notice] = notices(extract, engine="auto", device="cuda", docling_models=tmp_path)
-    assert "docling-tools models download layout" in notice
+    assert notices(extract, engine="auto", device="cuda", docling_models=tmp_path) == []
+    (pdfs / "odd.pdf").write_bytes(hostile.pdf(hostile.PROSE, hostile.scattered(1), hostile.PROSE))
+    for _ in range(2):
+        [notice] = notices(extract, engine="auto", device="cuda", docling_models=tmp_path)
+        assert notice.startswith("1 files have pages")
+        assert "docling-tools models download layout" in notice
 
 
 def test_docling_asked_for_without_weights_names_the_command(pdfs: Path, extract: Extract, tmp_path: Path) -> None:

@@ -321,11 +321,20 @@ def test_max_steps_counts_steps_whatever_the_batch(copy: Path, data: Path) -> No
 
 
 def test_resume_of_nothing(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(BadCheckpoint, match="no checkpoint at"):
+    with pytest.raises(BadCheckpoint, match=r"no checkpoint at \S+\. Use another"):
         run(settings(data, tmp_path, resume=str(tmp_path / "checkpoint-4")))
     said: list[Event] = []
     run(settings(data, tmp_path, resume="auto", max_steps=1), on_event=said.append)
     assert "no checkpoint under" in notices(said)
+    with pytest.raises(BadCheckpoint, match=r"no checkpoint at \S+\. \S+ has checkpoint-1; the 2 newest are kept\. Use another"):
+        run(settings(data, tmp_path, resume=str(tmp_path / "checkpoint-4")))
+
+
+def test_longer_sequences_than_the_dataset_has_are_told(data: Path, tmp_path: Path) -> None:
+    said: list[Event] = []
+    run(settings(data, tmp_path, max_seq_len=2048, max_steps=1), on_event=said.append)
+    assert "--max-seq-len 2048 changes nothing" in notices(said)
+    assert "--max-tokens 2048 --chunk-size 8192" in notices(said)
 
 
 def test_micro_batches_of_any_shape_train_the_same(data: Path, tmp_path: Path) -> None:

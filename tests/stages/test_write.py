@@ -147,6 +147,8 @@ def test_without_server_or_model_one_line_says_what_to_do(
     monkeypatch.setenv("OLLAMA_HOST", ollama.url)
     with pytest.raises(OllamaUnavailable, match=says):
         run(config(host=host, model=model))
+    monkeypatch.undo()
+    assert run(config()).states == {"ok": 6}  # with another model: what wrote nothing is nothing to go on with
 
 
 def test_ollama_host_is_read_as_ollama_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -226,7 +226,8 @@ def test_nothing_is_guessed_from_first_steps_that_take_longer() -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there are no such terminals")
-def test_a_terminal_shows_a_bar_and_what_is_left_once_that_is_known() -> None:
+@pytest.mark.parametrize("columns", ["80", "100", "160"])
+def test_a_terminal_shows_a_bar_and_what_is_left_once_that_is_known(columns: str) -> None:
     import pty
 
     steps = """
@@ -236,11 +237,11 @@ from papertune.progress import display
 with display() as sink:
     sink(Started("Training", 9, "steps", uneven=True))
     for done, left in ((1, None), (2, None), (3, 240.0)):
-        sink(Unit(done, left=left))
+        sink(Unit(done, figures={"loss": "9.073", "tokens/s": "6,133", "memory": "0.5 GiB", "held-out bits/byte": "3.313"}, left=left))
         time.sleep(0.3)
 """
     ours, theirs = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": columns}
     child = subprocess.Popen([sys.executable, "-c", steps], stderr=theirs, env=environment)
     os.close(theirs)
     shown = b""
@@ -252,6 +253,7 @@ with display() as sink:
     text = shown.decode()
     assert set(re.findall(r"[1-9]/9", text)) >= {"2/9", "3/9"}
     assert set(re.findall(r"-:--:--|\d+:\d\d:\d\d|\d+ min", text)) == {"-:--:--", "4 min"}
+    assert {"━", "9.073", "6,133", "3.313"} <= {*re.findall("━|[0-9][0-9.,]{4}", text)}
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(40, "40 s"), (300, "5 min"), (7800, "2 h 10 min")])

@@ -25,6 +25,7 @@ _REFERENCE = 0.33 / 6
 _LORA = 41.9e6  # weights of rank 16 on all seven projections
 DISK = {"base model": 14.5e9, "checkpoints": _LORA * (3 * (4 + 2) + 2 * 4), "GGUF": 4.4e9}
 
+_TOY = "tiny"
 _FEWEST = 20  # steps that make a measurement
 _LATEST = 200  # steps that are looked at
 
@@ -74,21 +75,27 @@ def disk_in_words() -> str:
 
 
 def measured(folder: Path) -> Speed | None:
-    """What ``events.jsonl`` in the output folder of training says; None until 20 steps have run there. A line that cannot be read is skipped."""
+    """What ``events.jsonl`` in the output folder of training says; None until 20 steps have run there, or when they were the toy's, which say
+    nothing of a real model. A line that cannot be read is skipped."""
     try:
         lines = (folder / "events.jsonl").read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
         return None
     speeds = [speed for line in lines if (speed := _speed(line))][-_LATEST:]
-    if len(speeds) < _FEWEST:
+    model = _model(folder)
+    if len(speeds) < _FEWEST or model == _TOY:
         return None
-    return Speed(folder, len(speeds), statistics.median(speeds), _model(folder))
+    return Speed(folder, len(speeds), statistics.median(speeds), model)
 
 
 def work(examples: int, tokens: int, batch: int) -> str:
     """One epoch in words: tokens, optimiser steps of ``batch`` examples, floating-point operations without and with recomputation."""
     low, high = (factor * PARAMETERS * tokens / 1e15 for factor in (4, 6))
-    return f"{tokens:,} tokens, {-(-examples // batch):,} optimiser steps, {low:,.0f} to {high:,.0f} PFLOP an epoch with Mistral-7B"
+    return f"{tokens:,} tokens, {-(-examples // batch):,} optimiser steps, {_round(low)} to {_round(high)} PFLOP an epoch with Mistral-7B"
+
+
+def _round(number: float) -> str:
+    return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"
 
 
 def _speed(line: str) -> float:

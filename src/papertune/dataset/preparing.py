@@ -37,7 +37,7 @@ from papertune.files import write_text, writing
 from papertune.manifest import Manifest, read_manifest
 from papertune.records import Example
 
-_FEW, _USUAL = 2, 4  # characters a token: so few that a chunk never gets near its tokens; as in English prose
+_FEW, _USUAL, _MANY = 2, 4, 6  # characters a token: so few that a chunk never gets near its tokens; as in English prose; hardly in any text
 _EXTRACTION = ".resume.json"
 _SAMPLES = 6  # examples shown in the report
 _BATCH = 1 << 20  # bytes of text handed to a process at a time
@@ -53,6 +53,10 @@ def prepare(config: PrepareConfig, files: list[Path], key: str, settings: dict[s
                 f"Chunks end at {config.chunk_size:,} characters, long before --max-tokens {config.max_tokens:,}; for whole sections add {wanted}."
             )
         )
+    if config.chunk_size > _MANY * config.max_tokens:
+        wanted = f"--max-tokens {config.chunk_size // _USUAL}"
+        limit = f"--max-tokens {config.max_tokens:,}"
+        on_event(Notice(f"Chunks end at {limit}, long before --chunk-size {config.chunk_size:,}; for longer ones add {wanted}."))
     header = {"step": "prepare", "code": CODE_VERSION, "settings": settings, "extraction": _extraction(config.input_dir)}
     place = config.output_dir / MANIFEST
     with Manifest(place, read_manifest(place)[0]) as manifest, Scratch(config.output_dir) as scratch:

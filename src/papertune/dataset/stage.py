@@ -8,6 +8,7 @@ the work.
 from __future__ import annotations
 
 import hashlib
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -38,9 +39,13 @@ def run(config: PrepareConfig, *, on_event: OnEvent = ignore) -> Report:
     key = key_of(_content(files, config), settings, CODE_VERSION)
     make_folder(config.output_dir)
     whole = _unchanged(config.output_dir, key)
-    longer = f" --max-seq-len {config.max_tokens}" if config.max_tokens != TrainConfig().max_seq_len else ""
+    training = "papertune train"
+    if config.output_dir != PrepareConfig().output_dir:
+        training += "".join(f" --{kind}-file {shlex.quote(str(config.output_dir / name))}" for kind, name in (("train", TRAIN), ("val", VAL)))
+    if config.max_tokens != TrainConfig().max_seq_len:
+        training += f" --max-seq-len {config.max_tokens}"
     written = [config.output_dir / name for name in (TRAIN, VAL, MANIFEST, CARD, PAGE)]
-    report = Report("prepare", written=written, next_command=f"papertune train{longer}")
+    report = Report("prepare", written=written, next_command=training)
     if whole is None:
         from papertune.dataset.preparing import prepare
 
@@ -104,6 +109,6 @@ def _summarise(report: Report, whole: dict[str, Any], config: PrepareConfig) -> 
 def _time(tokens: int, config: PrepareConfig, epochs: int) -> tuple[str, str]:
     """How long training takes: measured where it has run, unless another card is asked for; else estimated."""
     if not config.gpu and (speed := measured(config.trained)):
-        return "Training time", speed.words(tokens, epochs)
+        return "Estimated training time", speed.words(tokens, epochs)
     found = config.gpu or next((g.name for g in gpus()), "")
     return "Estimated training time", estimate(tokens, found).words(epochs)

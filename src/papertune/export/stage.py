@@ -97,7 +97,9 @@ def _convert(config: ExportConfig, report: Report, on_event: OnEvent) -> str:
         provenance = {**given.provenance, **origin, "code_version": str(CODE_VERSION)}
         foreign = given.adapter is not None and "model" not in given.adapter.provenance.get("run", {})
         wanted = Wanted(config.gguf_path, config.quant, config.ollama_name, provenance, importance, texts, foreign)
-        return convert(source, wanted, report, on_event)
+        sha256 = convert(source, wanted, report, on_event)
+        report.fresh = report.fresh and not merging and not (given.adapter and config.lora_gguf)
+        return sha256
 
 
 def _wants_merged(config: ExportConfig) -> bool:

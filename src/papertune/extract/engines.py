@@ -23,19 +23,21 @@ _LAYOUT_ONNX = ("docling-project--docling-layout-heron-onnx", "model.onnx")
 @dataclass(frozen=True, slots=True)
 class Engines:
     """``pdf``: the chain for a PDF, first choice first; a file that fails in one goes to the next. ``scan``: what reads a PDF in which the chain
-    finds no text. ``second``: what reads one on some pages of which the first is not to be believed. ``options`` are for backends with models."""
+    finds no text. ``second``: what reads one on some pages of which the first is not to be believed. ``options`` are for backends with models.
+    ``no_docling``: why Docling does not take such a look, though it was wanted, and what to do."""
 
     pdf: tuple[str, ...]
     scan: tuple[str, ...]
     second: tuple[str, ...]
     options: Options
     epub: tuple[str, ...] = ("epub",)
+    no_docling: str = ""
 
 
 def choose_engines(config: ExtractConfig, on_event: OnEvent) -> Engines:
     """Says in a Notice what was chosen for the user and why. Raises MissingLibrary or MissingWeights when what was asked for is not there."""
     first, device, models = config.engine, "cpu", docling_models(config)
-    looks = set()
+    looks, no_docling = set(), ""
     if first == "docling":
         device = _docling_device(config, models)
         if device == "cpu" and config.device != "cpu":
@@ -49,7 +51,7 @@ def choose_engines(config: ExtractConfig, on_event: OnEvent) -> Engines:
                 on_event(Notice("No CUDA device was found: Docling reads doubtful pages on the CPU, at about a page a second."))
         except (MissingLibrary, MissingWeights) as error:
             if config.device != "cpu":
-                on_event(Notice(f"Doubtful pages stay as the fast engine reads them: {error.what} {error.remedy}"))
+                no_docling = f"{error.what} {error.remedy}"
     if missing := missing_libraries(first):
         raise MissingLibrary(f"--engine {first} needs {' and '.join(missing)}.", f"pip install {' '.join(missing)}")
     chain = [first, *(name for name in FALLBACKS if name != first and not missing_libraries(name))]
@@ -61,12 +63,17 @@ def choose_engines(config: ExtractConfig, on_event: OnEvent) -> Engines:
     scan = ("ocr",) if config.ocr == "auto" and not missing else ()
     if config.engine == "auto":
         looks.update(scan)
-    return Engines(tuple(chain), scan, ("second-look",) if looks and chain[0] == "fast" else (), Options(device, models, cores(), frozenset(looks)))
+    second = ("second-look",) if looks and chain[0] == "fast" else ()
+    return Engines(tuple(chain), scan, second, Options(device, models, cores(), frozenset(looks)), no_docling=no_docling)
 
 
 def docling_models(config: ExtractConfig) -> Path:
     """Where Docling's weights are: as asked, or where docling-tools puts them."""
     return config.docling_models or Path.home() / ".cache" / "docling" / "models"
+
+
+def has_layout_model(models: Path) -> bool:
+    return any(models.joinpath(*place).is_file() for place in (_LAYOUT, _LAYOUT_ONNX))
 
 
 def runs_on_onnx(device: str, models: Path) -> bool:

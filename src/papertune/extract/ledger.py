@@ -118,9 +118,8 @@ class Ledger:
                 owners.setdefault(folded(name[:-4]), "")
         return owners
 
-    def kept(self, files: Iterable[Found]) -> list[str]:
-        """Names of texts from before this run whose files are not among these, or have no text any more: they stay, and step 2 uses them."""
-        items = map(self.item, files)
+    def kept(self, items: Iterable[Item]) -> list[str]:
+        """Names of texts from before this run that are of none of these items: they stay, and step 2 uses them."""
         here = {f"{item['output']}.txt" for item in items if item.get("state") in WRITTEN}
         earlier = (name for name in self._there - here if name.endswith(".txt") and f"{name[:-4]}.blocks.json" in self._there)
         return sorted(name for name in earlier if (self.folder / name).is_file())

@@ -45,15 +45,20 @@ def run(config: ExtractConfig, *, on_event: OnEvent = ignore) -> Report:
         log.info("the run begins: %d files, engines %s", len(files), " > ".join(engines.pdf))
         ledger = Ledger(manifest, config.output_dir, settings_of(config, engines))
         stock = take_stock(files, ledger, engines, lambda item: _again(item, config, engines), log)
+        if begun := [job.file.name for job in stock.jobs if ledger.item(job.file).get("state") == "started"]:
+            on_event(Notice(f"The last run ended while it read {first_few(begun)}. These come first now, one at a time.", "warning"))
         on_event(Started("Extracting text", len(files), "files", stock.tally.total))
         reading = Reading(config, engines.options, ledger, log, on_event, stock.tally)
         reading.read_all(stock.jobs)
         log.info("the run ends: %s", reading.tally)
-        kept = ledger.kept(files)
+        items = [ledger.item(file) for file in files]
+        kept, doubtful = ledger.kept(items), sum("docling" in item.get("doubts", ()) for item in items)
     if reading.tally.counts["no_text"] and config.ocr == "auto" and not engines.scan:
         on_event(Notice(f"{reading.tally.counts['no_text']} files are scans without a text layer. To read those: {INSTALL_OCR}"))
+    if engines.no_docling and doubtful:
+        on_event(Notice(f"{doubtful} files have pages that the fast engine is unsure of and Docling did not read. {engines.no_docling}"))
     if not reading.tally.texts:
-        raise NothingExtracted(f"No text came out of {len(files)} files: {reading.tally}.", f"The reasons stand in {config.output_dir / LOG}.")
+        raise NothingExtracted(f"No text came out of the {len(files)} files: {reading.tally}.", f"The reasons stand in {config.output_dir / LOG}.")
     return _report(config, reading, kept, fresh=not stock.jobs)
 
 
@@ -83,8 +88,8 @@ def _report(config: ExtractConfig, reading: Reading, kept: list[str], *, fresh: 
     if report.summary:
         report.summary.append(("reasons", str(config.output_dir / LOG)))
     if kept:
-        which = first_few(kept)
-        report.summary.append(("kept", f"{which}: texts whose files are gone or give none now; step 2 uses them, delete those you do not want"))
+        why = "texts of files that are not among these or give none now; step 2 uses them, delete those you do not want"
+        report.summary.append(("kept", f"{first_few(kept)}: {why}"))
     if reading.pages:
         report.summary.append(("pages", f"{reading.pages} in {seconds:.1f} s, {reading.pages / seconds:.1f} a second"))
     report.next_command = "papertune prepare"

@@ -110,7 +110,9 @@ def _hash(content: Mapping[str, Any]) -> str:
 def read_checkpoint(folder: Path) -> Checkpoint:
     """The checkpoint in this folder, every file's hash checked. Raises BadCheckpoint, naming what is wrong."""
     if not folder.is_dir():
-        raise BadCheckpoint(f"There is no checkpoint at {folder}.", _REMEDY)
+        there = ", ".join(path.name for path in sorted(_numbered(folder.parent), key=_step))
+        stand = f" {folder.parent} has {there}; the {KEEP} newest are kept." if there else ""
+        raise BadCheckpoint(f"There is no checkpoint at {folder}.{stand}", _REMEDY)
     try:
         content = json.loads((folder / STATE).read_text(encoding="utf-8"))
         if content["version"] != VERSION:

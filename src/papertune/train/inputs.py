@@ -61,6 +61,14 @@ def read_data(config: TrainConfig, tokenizer: Tokenizer, on_event: OnEvent) -> t
                 f"they were split, which makes {len(train_data)} sequences."
             )
         )
+    longest = max(len(item.ids) for item in train_data.items)
+    if config.max_seq_len > TrainConfig().max_seq_len and longest <= config.max_seq_len // 2:
+        on_event(
+            Notice(
+                f"No example is longer than {longest} tokens, so --max-seq-len {config.max_seq_len} changes nothing. "
+                f"For longer ones: prepare_dataset.py --max-tokens {config.max_seq_len} --chunk-size {4 * config.max_seq_len}"
+            )
+        )
     both = train_data.papers & held_out.papers
     if both:
         on_event(Notice(f"{len(both)} papers stand in training and in validation: the validation loss will look too good.", "warning"))

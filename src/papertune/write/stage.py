@@ -68,7 +68,9 @@ def _settings(config: WriteConfig, given: tuple[str, ...]) -> dict[str, Any]:
 def _journal(output: Path, settings: dict[str, Any]) -> Path:
     """Where the journal is. Raises SettingsChanged or CannotWrite rather than write over another article or a file of the user's."""
     path = output.with_name(f".{output.name}.resume.json")
-    header, _ = read_manifest(path)
+    header, items = read_manifest(path)
+    if not items:  # nothing was written: a first run that found no server, say
+        header = {}
     before = {"weights": "", **header.get("settings", {})}
     settings["weights"] = settings["weights"] or before["weights"]  # a finished article needs no server
     before["weights"] = before["weights"] or settings["weights"]

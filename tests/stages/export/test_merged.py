@@ -25,6 +25,8 @@ from tests.adapters import random_adapter
 def test_through_the_merged_folder_the_bytes_are_the_same(config: Callable[..., ExportConfig], quant: str) -> None:
     run(config(quant=quant))
     direct = sha256_of(Path("scientific-mistral.gguf"))
+    assert not run(config(quant=quant, keep_merged=True)).fresh  # the GGUF stands, the merged folder is new
+    assert run(config(quant=quant, keep_merged=True)).fresh
     run(config(quant=quant, keep_merged=True, gguf_path=Path("a/x.gguf")))
     run(config(quant=quant, skip_merge=True, gguf_path=Path("b/x.gguf"), lora_path=Path("gone")))
     assert sha256_of(Path("a/x.gguf")) == sha256_of(Path("b/x.gguf")) == direct
