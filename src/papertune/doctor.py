@@ -141,7 +141,7 @@ def _services() -> Iterator[Finding]:
     home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
     token = bool(os.environ.get("HF_TOKEN")) or (home / "token").is_file()
     state = "a token is stored" if token else "no token"
-    yield Finding("Hugging Face login", token, state, "hf auth login  (older name: huggingface-cli login)", False)
+    yield Finding("Hugging Face login", token, state, "hf auth login  (huggingface-cli login was its name before)", False)
     hub = Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
     weights = any(hub.glob("models--mistralai--Mistral-7B-v0.1/snapshots/*/*.safetensors"))
     state = "Mistral-7B-v0.1 is here" if weights else "not downloaded yet; the first finetune.py run fetches ≈ 14 GB"

@@ -90,6 +90,16 @@ def test_every_paper_gets_every_part_and_all_get_their_themes(config: Callable[.
     assert "water" in report.written[2].read_text()
 
 
+def test_what_is_next_works_where_it_is_typed(config: Callable[..., AnalyzeConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(config()).next_command == ""
+    analysis = tmp_path / "analysis" / "roots.md"
+    for folder, flag in (("finetune/dataset", " --against finetune/dataset/train.jsonl"), ("dataset", "")):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "train.jsonl").touch()
+        assert run(config()).next_command == f"papertune check {analysis}{flag}"
+
+
 def test_a_stopped_run_asks_nothing_twice(config: Callable[..., AnalyzeConfig], ollama: FakeOllama) -> None:
     def stop(event: Event) -> None:
         if isinstance(event, Unit) and event.label.endswith(": Findings"):

@@ -7,6 +7,7 @@ a run that was stopped goes on with the next one.
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from pathlib import Path
 from papertune.analyze.paper import Pages, Paper, Reading
 from papertune.analyze.shelf import THEMES, Shelf
 from papertune.analyze.themes import Theme, themes
-from papertune.config import AnalyzeConfig, ExtractConfig
+from papertune.config import AnalyzeConfig, CheckConfig, ExtractConfig
 from papertune.errors import BadValue, FolderMissing, NoInputFiles, from_os_error
 from papertune.events import Notice, OnEvent, Report, Started, Unit, ignore
 from papertune.extract import stage as extraction
@@ -52,8 +53,18 @@ def run(config: AnalyzeConfig, *, on_event: OnEvent = ignore) -> Report:
         header = {"step": "analyze", "code": CODE_VERSION, "papers": [paper.document.source for paper in papers]}
         with Manifest(config.output / ".resume.json", header) as journal:
             report = _Analysis(config, papers, questions, writer, journal, on_event).write()
-    report.next_command = f"papertune check {report.written[0]}"
+    report.next_command = _next(report.written[0])
     return report
+
+
+def _next(written: Path) -> str:
+    """To look for copies, where there is training data; the scripts of the four steps leave it in their own folder, this one runs above it."""
+    usual = CheckConfig().against
+    for against in (usual, "finetune" / usual):
+        if against.is_file():
+            flag = f" --against {against}" if against != usual else ""
+            return f"papertune check {shlex.quote(str(written))}{flag}"
+    return ""
 
 
 def _questions(path: Path | None) -> list[str]:

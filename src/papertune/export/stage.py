@@ -90,6 +90,8 @@ def _convert(config: ExportConfig, report: Report, on_event: OnEvent) -> str:
             write_merged(source, config.merged_dir, given.provenance, on_event)
         if given.adapter and _wants_merged(config):
             report.written.insert(0, config.merged_dir)
+        elif given.adapter:
+            report.summary.append(("Merged", "on the way, no folder of it written (--keep-merged writes one)"))
         if given.adapter and config.lora_gguf:
             write_lora(config.lora_gguf, given.base, given.adapter, given.provenance)
             report.written.append(config.lora_gguf)

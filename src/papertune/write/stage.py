@@ -7,6 +7,7 @@ anew from it and goes on with the section it was at, which comes out as it would
 from __future__ import annotations
 
 import re
+import shlex
 import unicodedata
 from collections import Counter
 from dataclasses import asdict
@@ -51,7 +52,7 @@ def run(config: WriteConfig, *, on_event: OnEvent = ignore) -> Report:
         ("repeated", f"{rep(article.text, 4):.1%} of the runs of four words"),
         *_copies(config, article.text, on_event),
     ]
-    report.next_command = f"papertune check {output}"
+    report.next_command = f"papertune check {shlex.quote(str(output))}"
     return report
 
 

@@ -23,10 +23,12 @@ from tests.adapters import random_adapter
 
 @pytest.mark.parametrize("quant", ["Q4_K_M", "F16"])
 def test_through_the_merged_folder_the_bytes_are_the_same(config: Callable[..., ExportConfig], quant: str) -> None:
-    run(config(quant=quant))
+    assert "--keep-merged" in dict(run(config(quant=quant)).summary)["Merged"]
     direct = sha256_of(Path("scientific-mistral.gguf"))
     assert not run(config(quant=quant, keep_merged=True)).fresh  # the GGUF stands, the merged folder is new
-    assert run(config(quant=quant, keep_merged=True)).fresh
+    again = run(config(quant=quant, keep_merged=True))
+    assert again.fresh
+    assert "Merged" not in dict(again.summary)
     run(config(quant=quant, keep_merged=True, gguf_path=Path("a/x.gguf")))
     run(config(quant=quant, skip_merge=True, gguf_path=Path("b/x.gguf"), lora_path=Path("gone")))
     assert sha256_of(Path("a/x.gguf")) == sha256_of(Path("b/x.gguf")) == direct
