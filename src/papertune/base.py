@@ -21,6 +21,7 @@ from papertune.tokenizer import JSON, SENTENCEPIECE
 
 HUB = "https://huggingface.co"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_LAYER = re.compile(r"\blayers\.(\d+)\.")
 _FILES = ("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json", "tokenizer*", "special_tokens_map.json")
 _NETWORK = ("httpx", "httpx2", "requests", "urllib3", "hf_xet")  # what the hub's library speaks through in one version or another
 _ENDS = 1 << 16  # bytes at each end of a weight file that go into the fingerprint
@@ -100,6 +101,22 @@ def open_folder(folder: Path, name: str) -> Base:
     if not (folder / SENTENCEPIECE).is_file() and not (folder / JSON).is_file():
         raise BadModel(f"{folder} has neither {SENTENCEPIECE} nor {JSON}.", "Download the model again, with its tokenizer.")
     return replace(base, weight_files=_weight_files(folder))
+
+
+def check_weights(base: Base) -> None:
+    """That every weight file can be read and every layer is in one. Raises BadModel: a layer that is not there would be random numbers."""
+    from safetensors import SafetensorError, safe_open
+
+    layers: set[int] = set()
+    for path in base.weight_files:
+        try:
+            with safe_open(path, framework="np") as file:
+                layers |= {int(layer[1]) for name in file.keys() if (layer := _LAYER.search(name))}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise BadModel(f"{path} is damaged: {error}.", "Download the model again.") from error
+    count = base.config["num_hidden_layers"]
+    if absent := set(range(count)) - layers:
+        raise BadModel(f"{base.folder} holds no layer {min(absent)} of the {count} that its config.json names.", "Download the model again.")
 
 
 def _weight_files(folder: Path) -> tuple[Path, ...]:

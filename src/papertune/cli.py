@@ -26,7 +26,7 @@ import click
 from papertune import __version__
 from papertune.config import CONFIGS, Config, PlanConfig, convert, flag_of, hints_of, is_list, words
 from papertune.dataset.outputs import TRAIN, VAL
-from papertune.errors import ExitCode, Interrupted, PapertuneError, from_os_error
+from papertune.errors import BadValue, ExitCode, Interrupted, PapertuneError, from_os_error
 from papertune.events import Event, OnEvent, Report, Unit, ignore
 from papertune.launch import launch
 
@@ -87,6 +87,10 @@ def guarded(action: Callable[[], None]) -> int:
             full = from_os_error(error, error.filename or "a file")
             _say(f"error[{full.id}]: {full.what} {full.remedy}")
             return full.exit_code
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            wrong = BadValue(f"{error.filename} is longer than a path may be here.", "Name a shorter one.")
+            _say(f"error[{wrong.id}]: {wrong.what} {wrong.remedy}")
+            return wrong.exit_code
         _say(f"fault: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}. Please report it with {_keep_traceback()}")
         return ExitCode.FAULT
     return ExitCode.OK
@@ -285,7 +289,8 @@ def script(step: str, **defaults: Any) -> None:
 
 def _settle() -> None:
     """OpenMP threads that wait for work sleep instead of spinning, which on a busy machine costs most of the time: read when torch loads. What a
-    terminal, or a file on Windows, has no letter for is printed as its number."""
+    terminal, or a file on Windows, has no letter for is printed as its number, and what was closed beforehand takes everything and shows nothing."""
+    sys.stdout, sys.stderr = (stream or open(os.devnull, "w", encoding="utf-8") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -17,9 +18,11 @@ import pytest
 
 from papertune import tiny
 from papertune.adapter import open_adapter
+from papertune.base import cache_folder
 from papertune.errors import (
     BadCheckpoint,
     BadDataset,
+    BadModel,
     BadValue,
     Busy,
     CannotWrite,
@@ -234,6 +237,100 @@ def test_a_run_that_another_took_the_place_of_is_brought_back(data: Path, whole:
     assert run(settings(data, tmp_path)).fresh
 
 
+def test_a_run_is_brought_back_also_past_one_that_had_only_begun(
+    data: Path, whole: tuple[Path, list[Event], Report], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Interrupted):
+        run(settings(data, tmp_path, tensorboard=True), on_event=stop_after(7))
+
+    class Killed(BaseException):
+        pass
+
+    def killed(_: Event) -> None:
+        if (tmp_path / "tensorboard").exists():
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(settings(data, tmp_path, lr=1e-3, tensorboard=True), on_event=lambda event: killed(event) if isinstance(event, Unit) else None)
+    for folder in tmp_path.glob("checkpoint-*"):
+        shutil.rmtree(folder)
+    real, moved = os.replace, []
+
+    def replace(source: Path, target: Path) -> None:
+        real(source, target)
+        moved.append(Path(source).name)
+        if Path(source).name == "checkpoint-7":
+            raise Killed
+
+    monkeypatch.setattr(checkpoint.os, "replace", replace)
+    with pytest.raises(Killed):
+        run(settings(data, tmp_path, tensorboard=True))
+    monkeypatch.undo()
+    said: list[Event] = []
+    run(settings(data, tmp_path, tensorboard=True), on_event=said.append)
+    assert "step 7" in notices(said)
+    assert adapter_hash(tmp_path / "final") == adapter_hash(whole[0] / "final")
+    assert losses(tmp_path) == losses(whole[0])
+    assert len(list((tmp_path / "tensorboard").iterdir())) == 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+@pytest.mark.parametrize("how", ["link", "renamed"])
+def test_a_checkpoint_that_is_a_link_or_has_another_name_is_gone_on_from(
+    how: str, copy: Path, data: Path, whole: tuple[Path, list[Event], Report], tmp_path: Path
+) -> None:
+    place = copy / ("checkpoint-8" if how == "link" else "checkpoint-99")
+    (copy / "checkpoint-8").rename(tmp_path / "kept" if how == "link" else place)
+    if how == "link":
+        place.symlink_to(tmp_path / "kept")
+    run(settings(data, copy, resume=str(place)))
+    assert adapter_hash(copy / "final") == adapter_hash(whole[0] / "final")
+
+
+@pytest.mark.parametrize("how", ["torn", "empty", "fewer layers", "other shapes"])
+def test_a_base_model_that_is_not_whole_is_refused(how: str, data: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(tiny.make_tiny(cache_folder()), tmp_path / "model"))
+    weights, shape = model / "model.safetensors", json.loads((model / "config.json").read_text())
+    match how:
+        case "torn":
+            os.truncate(weights, weights.stat().st_size // 2)
+        case "empty":
+            os.truncate(weights, 0)
+        case "fewer layers":
+            (model / "config.json").write_text(json.dumps({**shape, "num_hidden_layers": 9}))
+        case "other shapes":
+            (model / "config.json").write_text(json.dumps({**shape, "vocab_size": 64000}))
+    with pytest.raises(BadModel, match={"fewer layers": "no layer 2 of the 9", "other shapes": "shapes"}.get(how, "damaged")):
+        run(settings(data, tmp_path / "out", model=str(model), engine="reference"))
+
+
+def test_a_log_that_cannot_be_written_stops_with_the_step_saved(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a network folder that fails: a file that may become no longer, by the system's own limit."""
+    from papertune.train.keeping import Keeper
+
+    resource = pytest.importorskip("resource")
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    def shorten(event: Event) -> None:
+        if isinstance(event, Unit) and event.figures and event.done == 3:
+            resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "events.jsonl").stat().st_size, limit[1]))
+
+    real = Keeper.save
+
+    def save(self: Any) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)  # which a process has for all its files
+        real(self)
+
+    monkeypatch.setattr(Keeper, "save", save)
+    try:
+        with pytest.raises(CannotWrite, match=r"events\.jsonl"):
+            run(settings(data, tmp_path, save_steps=99), on_event=shorten)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert (tmp_path / "checkpoint-4").is_dir()
+
+
 def test_resume_refuses_other_settings_and_names_them(copy: Path, data: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsChanged, match=r"lora_rank was 16, is 8") as caught:
         run(settings(data, copy, lora_rank=8, resume="auto"))
@@ -405,6 +502,12 @@ def test_patience_stops_when_validation_no_longer_improves_and_keeps_the_best(tm
     assert open_adapter(tmp_path / "out" / "final").provenance["bits_per_byte"]["after"] == min(bits)
     assert adapter_hash(tmp_path / "out" / "final") == adapter_hash(tmp_path / "out" / "best")
     assert run(config).fresh
+    shutil.rmtree(tmp_path / "out" / "final")
+    os.truncate(tmp_path / "out" / "best" / "adapter_model.safetensors", 1000)
+    said.clear()
+    run(config, on_event=said.append)
+    assert "the last one is the final one" in notices(said)
+    assert (tmp_path / "out" / "final").is_dir()
 
 
 def test_the_best_adapter_comes_along_from_another_folder_and_is_no_other_runs(tmp_path: Path) -> None:
@@ -578,9 +681,9 @@ def test_a_diverged_loss_stops_with_the_last_good_state_kept(
     assert adapter_hash(tmp_path / "final") == adapter_hash(whole[0] / "final")
 
 
-@pytest.mark.parametrize("engine", ["reference", "fast"])
+@pytest.mark.parametrize(("engine", "of"), [("reference", "card"), ("fast", "card"), ("reference", "machine")])
 def test_out_of_memory_in_the_middle_of_a_run_goes_on_with_less_at_a_time(
-    engine: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: str, of: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a card that another program begins to use: from the second step on, more than two sequences are too many."""
     from papertune.train.fast.engine import FastEngine
@@ -596,7 +699,9 @@ def test_out_of_memory_in_the_middle_of_a_run_goes_on_with_less_at_a_time(
         loss = real(self, batch, *arguments)
         tried.append(len(batch))
         if len(tried) > 1 and len(batch) > 2:
-            raise torch.OutOfMemoryError("as if")
+            if of == "card":
+                raise torch.OutOfMemoryError("as if")
+            torch.empty(1 << 60, dtype=torch.uint8)
         return loss
 
     monkeypatch.setattr(place, "accumulate", accumulate)

@@ -172,6 +172,9 @@ def test_work_outlives_its_terminal_or_ends_with_what_it_has(disowned: bool, tmp
         (["train", "--lr", "fast"], 2, "error[bad-value]: --lr: 'fast' is not a number"),
         (["prepare", "--overlap", "3000"], 2, "error[bad-value]: --overlap 3000"),
         (["nonsense"], 2, "error[bad-flag]: No such command"),
+        (["plan", "--model", "/no/such/model"], 3, "error[bad-model]: --model /no/such/model"),
+        (["plan", "--model", "one/two/three"], 3, "error[bad-model]: --model one/two/three"),
+        (["plan", "--gpu", "RTX 3070", "--model", "long" * 99], 2, "error[bad-value]: " + "long" * 99 + " is longer than"),
     ],
 )
 def test_wrong_words_get_one_line(words: list[str], code: int, said: str, tmp_path: Path) -> None:
@@ -180,6 +183,18 @@ def test_wrong_words_get_one_line(words: list[str], code: int, said: str, tmp_pa
     assert (answer.returncode, answer.stdout) == (code, "")
     assert answer.stderr.startswith(f"papertune: {said}")
     assert answer.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell closes them")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_command_whose_output_is_closed_does_its_work(closed: str, tmp_path: Path) -> None:
+    (tmp_path / "extracted_text").mkdir()
+    for name in "abc":
+        (tmp_path / "extracted_text" / f"{name}.txt").write_text(f"The root {name} took up water all summer long, as was seen. " * 30)
+    words = f"{sys.executable} -m papertune prepare {closed}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    assert subprocess.run(["sh", "-c", words], cwd=tmp_path, env=environment, check=False).returncode == 0
+    assert (tmp_path / "dataset" / "train.jsonl").is_file()
 
 
 def test_plain_lines_say_how_far_and_how_long() -> None:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 KEEP = 2  # newest whole checkpoints that stay
+FINAL = "final"  # the folder of the finished adapter
 STATE, OPTIMIZER, ADAPTER = "checkpoint.json", "optimizer.safetensors", "adapter_model.safetensors"
 _NAME = re.compile(r"checkpoint-(\d+)")
 _REMEDY = "Use another checkpoint, or --resume auto for the newest whole one."
@@ -168,10 +169,11 @@ def earlier_ones(output: Path) -> list[Path]:
 
 
 def bring_back(earlier: Path, output: Path) -> None:
-    """Moves what was set aside into its place again: checkpoints last, the newest first, so that a run killed meanwhile misses nothing it needs."""
-    checkpoints = sorted(_numbered(earlier), key=_step, reverse=True)
+    """Moves what was set aside into its place again: checkpoints after the rest, the newest first, and the finished adapter last, so that a run
+    killed meanwhile misses nothing it needs."""
+    last = [*sorted(_numbered(earlier), key=_step, reverse=True), *earlier.glob(FINAL)]
     try:
-        for path in [*sorted(set(earlier.iterdir()) - set(checkpoints)), *checkpoints]:
+        for path in [*sorted(set(earlier.iterdir()) - set(last)), *last]:
             os.replace(path, output / path.name)
         earlier.rmdir()
         sync_folder(output)
@@ -179,9 +181,9 @@ def bring_back(earlier: Path, output: Path) -> None:
         raise from_os_error(error, output) from error
 
 
-def checkpoints_after(output: Path, step: int) -> list[str]:
-    """Names of the checkpoints under ``output`` that are later than this step, whole or not."""
-    return [folder.name for folder in sorted(_numbered(output), key=_step) if _step(folder) > step]
+def checkpoints_after(output: Path, step: int, start: Path | None = None) -> list[str]:
+    """Names of the checkpoints under ``output`` that are later than this step, whole or not; ``start``, however it was renamed, is none of them."""
+    return [folder.name for folder in sorted(_numbered(output), key=_step) if _step(folder) > step and not (start and folder.samefile(start))]
 
 
 class folder_in_place_of:  # noqa: N801 - used as a function

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from papertune.base import Base
-from papertune.errors import BadValue
+from papertune.base import Base, check_weights
+from papertune.errors import BadModel, BadValue
 from papertune.events import OnEvent, Started, ignore
 from papertune.train.fast.engine import READING, FastEngine
 from papertune.train.fast.opening import open_fast, why_not
@@ -79,7 +79,13 @@ def _reference(base: Base, device: Device, lora: Lora, layers: int | None, on_ev
     from papertune.train.reference import ReferenceEngine
 
     on_event(Started(READING, None, "layers"))
-    model = load_model(base.folder, device, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, targets=lora.targets, layers=layers)
+    check_weights(base)
+    try:
+        model = load_model(base.folder, device, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, targets=lora.targets, layers=layers)
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):  # the words of transformers
+            raise
+        raise BadModel(f"{base.folder}: its weights have other shapes than its config.json says.", "Download the model again.") from error
     return ReferenceEngine(model, device)
 
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from papertune.base import Base, open_base, open_shape
+from papertune.base import Base, may_be_opened, open_base, open_shape
 from papertune.cards import STAND_IN, Card, card_called, cards_near
 from papertune.config import PlanConfig, TrainConfig
 from papertune.device import GIB, gib, gpus
@@ -85,7 +85,7 @@ def plan(config: PlanConfig, on_event: OnEvent) -> Report:
 def _named(model: str, on_event: OnEvent) -> Base:
     """The model's configuration, from its folder or the hub's cache; without weights. A hub model not here is taken as Mistral 7B."""
     folder = Path(model).expanduser()
-    if model == "tiny":
+    if model == "tiny" or not may_be_opened(model):
         return open_base(model)
     if not folder.is_dir() and "/" in model:
         cached = _cached(model)

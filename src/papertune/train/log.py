@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from papertune.errors import from_os_error
 from papertune.files import writing
 from papertune.train.board import Board
 
@@ -20,14 +21,18 @@ class EventLog:
         kept = [line for line in _lines(path) if _step_of(line) <= step]
         with writing(path) as file:
             file.write(b"".join(kept))
+        self._path = path
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - open as long as the log
         self._board = board
 
     def write(self, event: str, step: int, **figures: Any) -> None:
-        """May be called from any thread: a line is one write."""
-        self._file.write(json.dumps({"event": event, "step": step, "time": round(time.time(), 3), **figures}).encode() + b"\n")
-        if self._board is not None and event in ("step", "validation"):
-            self._board.write(step, {f"{event}/{name}": figure for name, figure in figures.items()})
+        """May be called from any thread: a line is one write. Raises DiskFull or CannotWrite."""
+        try:
+            self._file.write(json.dumps({"event": event, "step": step, "time": round(time.time(), 3), **figures}).encode() + b"\n")
+            if self._board is not None and event in ("step", "validation"):
+                self._board.write(step, {f"{event}/{name}": figure for name, figure in figures.items()})
+        except OSError as error:
+            raise from_os_error(error, self._path) from error
 
     def close(self) -> None:
         self._file.close()

@@ -157,7 +157,11 @@ def train(
             state.room = {**state.room, engine.name: engine.room}
         peak = engine.peak_memory()
         speed = round(tokens / seconds, 1)
-        calls.log("step", state.step, loss=loss, lr=rate, gradient_norm=norm, tokens_per_second=speed, peak_memory=peak)
+        try:
+            calls.log("step", state.step, loss=loss, lr=rate, gradient_norm=norm, tokens_per_second=speed, peak_memory=peak)
+        except BaseException:
+            calls.save()
+            raise
         if state.position >= schedule.total or state.step % schedule.eval_steps == 0:
             state.last_bits = _validate(engine, held_out, schedule, state, pace, calls, team)
             with team.together():
@@ -231,12 +235,12 @@ def _sum(losses: Sequence[torch.Tensor]) -> float:
 
 def _economising(action: Callable[[], T], engine: Engine, when: str, calls: Calls) -> T:
     """Does it, again and again in smaller pieces while memory runs out. Raises OutOfMemory when the pieces cannot become smaller."""
-    import torch
-
     while True:
         try:
             return action()
-        except (torch.OutOfMemoryError, MemoryError) as error:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             failure = error.with_traceback(None)  # which holds on to the tensors of the failed pass
         if not engine.economise():
             raise out_of_memory(when) from failure
@@ -246,12 +250,19 @@ def _economising(action: Callable[[], T], engine: Engine, when: str, calls: Call
 @contextmanager
 def telling_out_of_memory(when: str) -> Iterator[None]:
     """Turns running out of memory inside into OutOfMemory; ``when`` says what was being done."""
-    import torch
-
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         raise out_of_memory(when) from error
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Torch has an exception for a GPU's memory alone; of the machine's own it says so in words."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def out_of_memory(when: str) -> OutOfMemory:

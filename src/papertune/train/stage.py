@@ -27,7 +27,7 @@ import papertune
 from papertune import adapter
 from papertune.base import Base
 from papertune.config import PlanConfig, TrainConfig
-from papertune.errors import BadAdapter, BadCheckpoint, Interrupted, OutOfMemory, PapertuneError, SettingsChanged
+from papertune.errors import BadAdapter, BadCheckpoint, Interrupted, OutOfMemory, PapertuneError, SettingsChanged, from_os_error
 from papertune.events import Notice, OnEvent, Report, ignore
 from papertune.files import make_folder
 from papertune.launch import Launch
@@ -36,7 +36,7 @@ from papertune.tokenizer import open_tokenizer
 from papertune.train import checkpoint, forecast, inputs
 from papertune.train.batches import Stream
 from papertune.train.board import Board
-from papertune.train.checkpoint import Checkpoint, LoopState
+from papertune.train.checkpoint import FINAL, Checkpoint, LoopState
 from papertune.train.cooling import Cooling
 from papertune.train.log import EventLog
 from papertune.train.sample import continuation
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 
 CODE_VERSION = 2  # raise it when the same settings and data would train another adapter
-FINAL, BEST, EVENTS, BOARD = "final", "best", "events.jsonl", "tensorboard"
+BEST, EVENTS, BOARD = "best", "events.jsonl", "tensorboard"
 
 
 def run(config: TrainConfig, *, on_event: OnEvent = ignore) -> Report:
@@ -247,9 +247,9 @@ def _where_to_start(config: TrainConfig, run_id: dict[str, Any], on_event: OnEve
         elif config.resume is not None:
             on_event(Notice(f"There is no checkpoint under {output} yet: training begins."))
     if start is not None:
-        ours = start.folder.resolve().parent == output.resolve()
-        last = ours and not checkpoint.checkpoints_after(output, start.state.step) and _final_strength(output, run_id) is not None
-        aside = None if last else _set_aside(output, start.state.step if ours else -1)  # that final is this checkpoint's, at some strength
+        ours = start.folder.parent.resolve() == output.resolve()  # not resolved itself: the checkpoint may be a link
+        last = ours and not checkpoint.checkpoints_after(output, start.state.step, start.folder) and _final_strength(output, run_id) is not None
+        aside = None if last else _set_aside(output, start.state.step if ours else -1, start.folder)  # that final is this checkpoint's
         if not ours and config.patience is not None:
             _take_best_along(start, output)
         later = f"; what came after it is kept in {aside}" if aside else ""
@@ -257,9 +257,9 @@ def _where_to_start(config: TrainConfig, run_id: dict[str, Any], on_event: OnEve
     return start
 
 
-def _set_aside(output: Path, step: int) -> Path | None:
-    """Moves final and the checkpoints after ``step`` away; with step -1 the whole earlier run."""
-    ours = [*checkpoint.checkpoints_after(output, step), FINAL, *([BEST] if step < 0 else [])]
+def _set_aside(output: Path, step: int, start: Path | None = None) -> Path | None:
+    """Moves final and the checkpoints after ``step`` away, but not ``start``; with step -1 the whole earlier run."""
+    ours = [*checkpoint.checkpoints_after(output, step, start), FINAL, *([BEST] if step < 0 else [])]
     names = [name for name in ours if (output / name).exists()]
     return checkpoint.set_aside(output, [*names, EVENTS, BOARD] if step < 0 and names else names)
 
@@ -278,6 +278,8 @@ def _bring_back(output: Path, run_id: Mapping[str, Any], on_event: OnEvent) -> N
     if kept:
         began = _adapter_of(output / BEST, run_id) is not None  # and was killed while it moved things
         aside = None if began else _set_aside(output, -1)
+        in_the_way = [name for name in (EVENTS, BOARD) if (kept[-1] / name).exists()]  # of a run that had come no further
+        checkpoint.set_aside(output, in_the_way)
         checkpoint.bring_back(kept[-1], output)
         there = f"; what stood there is kept in {aside}" if aside else ""
         on_event(Notice(f"This run was kept in {kept[-1]} and is back in {output}{there}."))
@@ -285,16 +287,21 @@ def _bring_back(output: Path, run_id: Mapping[str, Any], on_event: OnEvent) -> N
 
 def _take_best_along(start: Checkpoint, output: Path) -> None:
     """The best adapter of the run that ``start`` belongs to, beside whose checkpoint it lies."""
-    best = start.folder.resolve().parent / BEST
+    best = start.folder.parent / BEST
     if _adapter_of(best, start.run) is not None:
         with checkpoint.folder_in_place_of(output / BEST) as beside:
-            shutil.copytree(best, beside, dirs_exist_ok=True)
+            try:
+                for path in sorted(best.iterdir()):
+                    shutil.copyfile(path, beside / path.name)
+            except OSError as error:
+                raise from_os_error(error, output / BEST) from error
 
 
 def _adapter_of(folder: Path, run_id: Mapping[str, Any], *, any_batch: bool = False) -> adapter.Adapter | None:
-    """The adapter in this folder, if there is one and it is this run's; with ``any_batch`` also from before its batch was changed."""
+    """The adapter in this folder, if it can be read whole and is this run's; with ``any_batch`` also from before its batch was changed."""
     try:
         found = adapter.open_adapter(folder)
+        found.pairs()
     except BadAdapter:
         return None
     same = {"batch": None} if any_batch else {}
@@ -343,13 +350,7 @@ def _write_adapter(
 def _final_strength(output: Path, run_id: Mapping[str, Any]) -> float | None:
     """The strength of ``final``; None when there is none, it cannot be read whole, or it is another run's."""
     final = _adapter_of(output / FINAL, run_id)
-    if final is None:
-        return None
-    try:
-        final.pairs()
-    except BadAdapter:
-        return None
-    return float(final.provenance.get("strength", 1.0))
+    return None if final is None else float(final.provenance.get("strength", 1.0))
 
 
 def _report(config: TrainConfig, *, state: LoopState | None = None, fresh: bool = False) -> Report:
