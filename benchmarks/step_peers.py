@@ -60,21 +60,21 @@ def usual_model(
 
 
 def hf(options: argparse.Namespace) -> None:
-    _measure("hf", options, usual_model(options.layers))
+    _measure("hf", options, usual_model(options.layers)).longest()
 
 
 def liger(options: argparse.Namespace) -> None:
     from liger_kernel.transformers import apply_liger_kernel_to_mistral
 
     apply_liger_kernel_to_mistral()
-    _measure("liger", options, usual_model(options.layers))
+    _measure("liger", options, usual_model(options.layers)).longest()
 
 
 def compiled(options: argparse.Namespace) -> None:
     model = usual_model(options.layers, upcast=False)
     for layer in model.base_model.model.model.layers:
         layer.compile(dynamic=True)
-    _measure("compiled", options, model)
+    _measure("compiled", options, model).longest()
 
 
 def unsloth(options: argparse.Namespace) -> None:
@@ -145,8 +145,8 @@ def _tokens(*size: int) -> dict[str, Any]:
     return {"input_ids": ids, "labels": ids}
 
 
-def _measure(part: str, options: argparse.Namespace, model: Any, *, whole: bool = False, packed: bool = False) -> None:
-    """Rows for the shapes of a step; ``packed``: also with the sequences end to end as one, as Unsloth takes them."""
+def _measure(part: str, options: argparse.Namespace, model: Any, *, whole: bool = False, packed: bool = False) -> _Peer:
+    """The model, after rows for the shapes of a step; ``packed``: also with the sequences end to end as one, as Unsloth takes them."""
     import torch
 
     peer, tokens = _Peer(part, options, model), _tokens
@@ -170,5 +170,4 @@ def _measure(part: str, options: argparse.Namespace, model: Any, *, whole: bool 
     if whole:
         card.measure(record, "whole", "1x4x512", "micro-batches of 1", default, 2048, steps=5)
         card.measure(record, "whole", "1x4x512", "one micro-batch of 4", single, 2048, steps=5)
-    else:
-        peer.longest()
+    return peer

@@ -103,17 +103,20 @@ def open_folder(folder: Path, name: str) -> Base:
     return replace(base, weight_files=_weight_files(folder))
 
 
-def check_weights(base: Base) -> None:
-    """That every weight file can be read and every layer is in one. Raises BadModel: a layer that is not there would be random numbers."""
+def open_weights(path: Path, framework: str) -> Any:
+    """The tensors of a weight file by name, mapped and not read. ``framework`` is that of safetensors: "np" or "pt". Raises BadModel."""
     from safetensors import SafetensorError, safe_open
 
-    layers: set[int] = set()
-    for path in base.weight_files:
-        try:
-            with safe_open(path, framework="np") as file:
-                layers |= {int(layer[1]) for name in file.keys() if (layer := _LAYER.search(name))}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise BadModel(f"{path} is damaged: {error}.", "Download the model again.") from error
+    try:
+        return safe_open(path, framework=framework)
+    except (SafetensorError, OSError) as error:
+        raise BadModel(f"{path} is damaged: {error}.", "Download the model again.") from error
+
+
+def check_weights(base: Base) -> None:
+    """That every weight file can be read and every layer is in one. Raises BadModel: a layer that is not there would be random numbers."""
+    names = (name for path in base.weight_files for name in open_weights(path, "np").keys())  # noqa: SIM118 - no dictionary
+    layers = {int(layer[1]) for name in names if (layer := _LAYER.search(name))}
     count = base.config["num_hidden_layers"]
     if absent := set(range(count)) - layers:
         raise BadModel(f"{base.folder} holds no layer {min(absent)} of the {count} that its config.json names.", "Download the model again.")

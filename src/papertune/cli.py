@@ -69,9 +69,7 @@ def guarded(action: Callable[[], None]) -> int:
     try:
         action()
     except PapertuneError as error:
-        if launch().first:  # the others stop with it, for the same reason
-            _say(f"error[{error.id}]: {error.what} {error.remedy}")
-        return error.exit_code
+        return _refuse(error) if launch().first else error.exit_code  # the others stop with it, for the same reason
     except click.ClickException as error:
         _say(f"error[bad-flag]: {error.format_message().rstrip('.')}. See --help.")
         return ExitCode.USAGE
@@ -84,16 +82,17 @@ def guarded(action: Callable[[], None]) -> int:
         return ExitCode.OK
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            full = from_os_error(error, error.filename or "a file")
-            _say(f"error[{full.id}]: {full.what} {full.remedy}")
-            return full.exit_code
+            return _refuse(from_os_error(error, error.filename or "a file"))
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-            wrong = BadValue(f"{error.filename} is longer than a path may be here.", "Name a shorter one.")
-            _say(f"error[{wrong.id}]: {wrong.what} {wrong.remedy}")
-            return wrong.exit_code
+            return _refuse(BadValue(f"{error.filename} is longer than a path may be here.", "Name a shorter one."))
         _say(f"fault: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}. Please report it with {_keep_traceback()}")
         return ExitCode.FAULT
     return ExitCode.OK
+
+
+def _refuse(error: PapertuneError) -> int:
+    _say(f"error[{error.id}]: {error.what} {error.remedy}")
+    return error.exit_code
 
 
 def _keep_traceback() -> Path:

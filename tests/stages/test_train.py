@@ -26,6 +26,7 @@ from papertune.errors import (
     BadValue,
     Busy,
     CannotWrite,
+    DiskFull,
     Interrupted,
     OutOfMemory,
     PapertuneError,
@@ -38,6 +39,7 @@ from papertune.manifest import Lock
 from papertune.train import checkpoint, forecast
 from papertune.train.stage import run
 from tests import fake_gpu
+from tests.small_disk import PAGE, resize, small_disk
 from tests.training import adapter_hash, losses, settings, write_dataset
 
 torch = pytest.importorskip("torch")
@@ -285,6 +287,25 @@ def test_a_checkpoint_that_is_a_link_or_has_another_name_is_gone_on_from(
         place.symlink_to(tmp_path / "kept")
     run(settings(data, copy, resume=str(place)))
     assert adapter_hash(copy / "final") == adapter_hash(whole[0] / "final")
+
+
+@pytest.mark.parametrize("name", [".", "../checkpoint-8/../checkpoint-8"])
+def test_the_folder_one_is_in_is_a_checkpoint_like_another(
+    name: str, copy: Path, data: Path, whole: tuple[Path, list[Event], Report], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(copy / "checkpoint-8")
+    run(settings(data, copy, resume=name))
+    assert adapter_hash(copy / "final") == adapter_hash(whole[0] / "final")
+    assert losses(copy) == losses(whole[0])
+
+
+def test_a_disk_that_fills_up_with_the_best_adapter_is_told(data: Path, tmp_path: Path) -> None:
+    run(settings(data, tmp_path / "first", patience=9, max_steps=2, eval_steps=1))
+    with small_disk(tmp_path / "disk") as disk:
+        resize(disk, 16 * PAGE)
+        start = tmp_path / "first" / "checkpoint-2"
+        with pytest.raises(DiskFull, match="best"):
+            run(settings(data, disk / "out", patience=9, max_steps=2, eval_steps=1, resume=str(start)))
 
 
 @pytest.mark.parametrize("how", ["torn", "empty", "fewer layers", "other shapes"])

@@ -102,13 +102,13 @@ def _summarise(report: Report, whole: dict[str, Any], config: PrepareConfig) -> 
     report.closing += [
         ("Training", work(train["examples"], train["tokens"], defaults.batch_size * defaults.grad_accum)),
         ("Disk for the next steps", f"{disk_in_words()}; {disk_free(config.output_dir) / 1e9:.0f} GB are free here"),
-        _time(train["tokens"], config, defaults.epochs),
+        ("Estimated training time", _time(train["tokens"], config, defaults.epochs)),
     ]
 
 
-def _time(tokens: int, config: PrepareConfig, epochs: int) -> tuple[str, str]:
+def _time(tokens: int, config: PrepareConfig, epochs: int) -> str:
     """How long training takes: measured where it has run, unless another card is asked for; else estimated."""
     if not config.gpu and (speed := measured(config.trained)):
-        return "Estimated training time", speed.words(tokens, epochs)
+        return speed.words(tokens, epochs)
     found = config.gpu or next((g.name for g in gpus()), "")
-    return "Estimated training time", estimate(tokens, found).words(epochs)
+    return estimate(tokens, found).words(epochs)

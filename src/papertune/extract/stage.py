@@ -21,7 +21,7 @@ from papertune.events import Notice, OnEvent, Report, Started, ignore
 from papertune.extract.chain import LOG, Reading
 from papertune.extract.discover import discover
 from papertune.extract.engines import INSTALL_OCR, Engines, choose_engines
-from papertune.extract.ledger import Ledger, settings_of
+from papertune.extract.ledger import Job, Ledger, settings_of
 from papertune.extract.states import STATES, first_few
 from papertune.extract.stock import take_stock
 from papertune.files import make_folder
@@ -45,8 +45,7 @@ def run(config: ExtractConfig, *, on_event: OnEvent = ignore) -> Report:
         log.info("the run begins: %d files, engines %s", len(files), " > ".join(engines.pdf))
         ledger = Ledger(manifest, config.output_dir, settings_of(config, engines))
         stock = take_stock(files, ledger, engines, lambda item: _again(item, config, engines), log)
-        if begun := [job.file.name for job in stock.jobs if ledger.item(job.file).get("state") == "started"]:
-            on_event(Notice(f"The last run ended while it read {first_few(begun)}. These come first now, one at a time.", "warning"))
+        _tell_of_an_end(stock.jobs, ledger, log, on_event)
         on_event(Started("Extracting text", len(files), "files", stock.tally.total))
         reading = Reading(config, engines.options, ledger, log, on_event, stock.tally)
         reading.read_all(stock.jobs)
@@ -60,6 +59,16 @@ def run(config: ExtractConfig, *, on_event: OnEvent = ignore) -> Report:
     if not reading.tally.texts:
         raise NothingExtracted(f"No text came out of the {len(files)} files: {reading.tally}.", f"The reasons stand in {config.output_dir / LOG}.")
     return _report(config, reading, kept, fresh=not stock.jobs)
+
+
+def _tell_of_an_end(jobs: list[Job], ledger: Ledger, log: logging.Logger, on_event: OnEvent) -> None:
+    """Which files were being read when papertune last ended without a word."""
+    begun = [(job, item) for job in jobs if (item := ledger.item(job.file)).get("state") == "started"]
+    for job, item in begun:
+        log.info("%s: papertune ended while %s read it; next is %s", job.file.path, item["engine"], job.chain[0] if job.chain else "nothing")
+    if begun:
+        names = first_few([job.file.name for job, _ in begun])
+        on_event(Notice(f"The last run ended while it read {names}. These come first now, one at a time.", "warning"))
 
 
 def _again(item: Item, config: ExtractConfig, engines: Engines) -> bool:

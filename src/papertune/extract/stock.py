@@ -72,8 +72,6 @@ def take_stock(files: Sequence[Found], ledger: Ledger, engines: Engines, again: 
             job = Job(file, sha256, made, output, *chains)
             job.text = str(item.get("text", ""))
             ledger.resume(job)
-            if item.get("state") == "started":
-                log.info("%s: papertune ended while %s read it; next is %s", file.path, item["engine"], job.chain[0] if job.chain else "nothing")
             stock.jobs.append(job)
     return stock
 

@@ -239,7 +239,7 @@ def _economising(action: Callable[[], T], engine: Engine, when: str, calls: Call
         try:
             return action()
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
+            if not _is_out_of_memory(error):
                 raise
             failure = error.with_traceback(None)  # which holds on to the tensors of the failed pass
         if not engine.economise():
@@ -253,12 +253,12 @@ def telling_out_of_memory(when: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
+        if not _is_out_of_memory(error):
             raise
         raise out_of_memory(when) from error
 
 
-def is_out_of_memory(error: Exception) -> bool:
+def _is_out_of_memory(error: Exception) -> bool:
     """Torch has an exception for a GPU's memory alone; of the machine's own it says so in words."""
     import torch
 

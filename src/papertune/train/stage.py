@@ -17,6 +17,7 @@ one, only ``final`` is made anew.
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 from collections.abc import Callable, Mapping
@@ -247,7 +248,7 @@ def _where_to_start(config: TrainConfig, run_id: dict[str, Any], on_event: OnEve
         elif config.resume is not None:
             on_event(Notice(f"There is no checkpoint under {output} yet: training begins."))
     if start is not None:
-        ours = start.folder.parent.resolve() == output.resolve()  # not resolved itself: the checkpoint may be a link
+        ours = output.resolve() in (_home_of(start).resolve(), start.folder.resolve().parent)
         last = ours and not checkpoint.checkpoints_after(output, start.state.step, start.folder) and _final_strength(output, run_id) is not None
         aside = None if last else _set_aside(output, start.state.step if ours else -1, start.folder)  # that final is this checkpoint's
         if not ours and config.patience is not None:
@@ -285,9 +286,14 @@ def _bring_back(output: Path, run_id: Mapping[str, Any], on_event: OnEvent) -> N
         on_event(Notice(f"This run was kept in {kept[-1]} and is back in {output}{there}."))
 
 
+def _home_of(start: Checkpoint) -> Path:
+    """The folder in which the checkpoint lies; of a link to one, that in which the link does."""
+    return Path(os.path.abspath(start.folder)).parent  # noqa: PTH100 - resolve would follow the link
+
+
 def _take_best_along(start: Checkpoint, output: Path) -> None:
     """The best adapter of the run that ``start`` belongs to, beside whose checkpoint it lies."""
-    best = start.folder.parent / BEST
+    best = _home_of(start) / BEST
     if _adapter_of(best, start.run) is not None:
         with checkpoint.folder_in_place_of(output / BEST) as beside:
             try:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from papertune.base import Base
+from papertune.base import Base, open_weights
 from papertune.errors import BadModel
 
 
@@ -19,17 +19,11 @@ class Weights:
     """
 
     def __init__(self, base: Base, device: torch.device, dtype: torch.dtype) -> None:
-        from safetensors import SafetensorError, safe_open
-
         self._base, self._device, self._dtype = base, device, dtype
         self._files: dict[str, Any] = {}
         for path in base.weight_files:
-            try:
-                file = safe_open(path, framework="pt")
-            except (SafetensorError, OSError) as error:
-                raise BadModel(f"{path} is damaged: {error}.", "Download the model again.") from error
-            names = file.keys()  # type: ignore[no-untyped-call]
-            self._files.update(dict.fromkeys(names, file))
+            file = open_weights(path, "pt")
+            self._files.update(dict.fromkeys(file.keys(), file))
 
     def __call__(self, name: str, rows: int, columns: int = 0) -> Tensor:
         """The tensor NAME.weight of this shape (a vector without ``columns``), in the engine's type. Raises BadModel."""
